@@ -1,0 +1,1 @@
+"""What every service is bolted to; nothing about payments lives here."""

@@ -1,0 +1,168 @@
+"""The embedded store: SQLite with one writer that commits many units of work at once.
+
+WAL with synchronous=FULL: an answered write survives kill -9 and power loss. One fsync serves
+every unit that waited meanwhile, which is what makes it fast under load.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from smartpay_chassis.refusals import Kind, Refusal
+
+T = TypeVar("T")
+
+BATCH_MAX = 256  # units per commit; bounds how long the first unit of a batch waits
+QUEUE_MAX = 4096  # units waiting; beyond that a caller had better hear of it at once
+BUSY_TIMEOUT_SECONDS = 10.0  # another process (backup, a developer's shell) may hold the lock
+
+
+class _Unit(Generic[T]):
+    def __init__(self, work: Callable[[sqlite3.Connection], T]) -> None:
+        self.work = work
+        self.future: Future[T] = Future()
+        self.outcome: T | BaseException | None = None
+
+
+class SqliteStore:
+    """One database file. Open it with `await SqliteStore.open(...)`."""
+
+    def __init__(self, path: Path, migrations: Sequence[str]) -> None:
+        self._path = path
+        self._units: queue.Queue[_Unit[Any] | None] = queue.Queue(QUEUE_MAX)
+        self._writing = self._connect()
+        self._migrate(migrations)
+        self._reading = self._connect()
+        self._reading.execute("PRAGMA query_only=ON")
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="sqlite-reader")
+        self._writer = threading.Thread(
+            target=self._write_for_ever, name="sqlite-writer", daemon=True
+        )
+        self._writer.start()
+
+    @classmethod
+    async def open(cls, path: Path, migrations: Sequence[str]) -> SqliteStore:
+        """Opens or creates the file and brings its schema up to the last migration.
+
+        Args:
+            path: the database file; its folder must exist.
+            migrations: SQL scripts in order; the database remembers how many it has had, so
+                scripts are only ever added at the end.
+        """
+        return await asyncio.to_thread(cls, path, migrations)
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self._path,
+            isolation_level=None,
+            check_same_thread=False,
+            timeout=BUSY_TIMEOUT_SECONDS,
+        )
+        connection.row_factory = sqlite3.Row
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA foreign_keys=ON")
+        return connection
+
+    def _migrate(self, migrations: Sequence[str]) -> None:
+        (done,) = self._writing.execute("PRAGMA user_version").fetchone()
+        for number, script in enumerate(migrations[done:], start=done + 1):
+            self._writing.executescript(
+                f"BEGIN IMMEDIATE;\n{script};\nPRAGMA user_version={number};\nCOMMIT;"
+            )
+
+    async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Runs one unit of work in a transaction and answers once it is durable.
+
+        The unit is a savepoint of a shared commit: when it raises, it alone is undone and the
+        caller gets its exception. It runs in the writer's thread, once, and must not wait for
+        anything. A caller that goes away does not undo it.
+
+        Raises:
+            Refusal: UNAVAILABLE when too many units wait.
+        """
+        unit = _Unit(work)
+        try:
+            self._units.put_nowait(unit)
+        except queue.Full:
+            raise Refusal(
+                Kind.UNAVAILABLE,
+                "UNAVAILABLE",
+                "The store has too much to write.",
+                remedy="Wait a moment and repeat the call with the same idempotency key.",
+            ) from None
+        return await asyncio.wrap_future(unit.future)
+
+    async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        """Runs a query on the reading connection; sees every write that was answered before."""
+        return await asyncio.get_running_loop().run_in_executor(self._reader, query, self._reading)
+
+    async def close(self) -> None:
+        """Finishes what is queued and closes the file."""
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        self._units.put(None)
+        self._writer.join()
+        self._reader.shutdown()
+        self._reading.close()
+        self._writing.close()
+
+    def _write_for_ever(self) -> None:
+        open_ = True
+        while open_:
+            first = self._units.get()
+            if first is None:
+                return
+            batch = [first]
+            while len(batch) < BATCH_MAX:
+                try:
+                    unit = self._units.get_nowait()
+                except queue.Empty:
+                    break
+                if unit is None:
+                    open_ = False
+                    break
+                batch.append(unit)
+            self._commit(batch)
+
+    def _commit(self, batch: Sequence[_Unit[Any]]) -> None:
+        try:
+            self._writing.execute("BEGIN IMMEDIATE")
+            for unit in batch:
+                self._run(unit)
+            self._writing.execute("COMMIT")
+        except BaseException as error:
+            with contextlib.suppress(sqlite3.Error):
+                self._writing.execute("ROLLBACK")
+            for unit in batch:
+                self._resolve(unit, error)
+            return
+        for unit in batch:
+            self._resolve(unit, unit.outcome)
+
+    def _run(self, unit: _Unit[Any]) -> None:
+        self._writing.execute("SAVEPOINT unit")
+        try:
+            unit.outcome = unit.work(self._writing)
+        except BaseException as error:
+            self._writing.execute("ROLLBACK TO unit")
+            unit.outcome = error
+        self._writing.execute("RELEASE unit")
+
+    @staticmethod
+    def _resolve(unit: _Unit[Any], outcome: object) -> None:
+        if unit.future.cancelled():
+            return
+        if isinstance(outcome, BaseException):
+            unit.future.set_exception(outcome)
+        else:
+            unit.future.set_result(outcome)

@@ -1,0 +1,260 @@
+"""What stands around every call, seen by a caller of a real server."""
+
+import grpc
+import pytest
+
+from smartpay.fraud.v1 import fraud_pb2
+from smartpay.payments.v1 import payment_pb2, payments_pb2, payments_pb2_grpc
+from smartpay.type.v1 import instrument_pb2, money_pb2
+from smartpay_chassis.calls import current_call
+from smartpay_chassis.refusals import Kind, Refusal
+from smartpay_chassis.testing import (
+    DEMO_ACCOUNTS,
+    DEMO_MERCHANT,
+    OTHER_MERCHANT,
+    as_merchant,
+    as_service,
+    error_info,
+    serve_for_test,
+)
+
+PAYMENTS = payments_pb2.DESCRIPTOR.services_by_name["PaymentsService"]
+
+
+def a_request(**changes):
+    fields = {
+        "amount": money_pb2.Money(minor_units=1999, currency_code="USD"),
+        "instrument": instrument_pb2.Instrument(
+            tokens=[
+                instrument_pb2.ProcessorToken(
+                    processor_account_id=DEMO_ACCOUNTS[0], token="pm_card_visa"
+                )
+            ]
+        ),
+        "capture_method": payment_pb2.CAPTURE_METHOD_AUTOMATIC,
+    }
+    return payments_pb2.CreatePaymentRequest(**{**fields, **changes})
+
+
+class Payments(payments_pb2_grpc.PaymentsServiceServicer):
+    async def CreatePayment(self, request, context):
+        call = current_call()
+        self.call = call
+        if request.description == "refuse":
+            raise Refusal(Kind.NOT_FOUND, "GONE", "It is gone.", remedy="Look elsewhere.")
+        if request.description == "crash":
+            raise RuntimeError("secret sk_live_123")
+        call.respond_with(http_status=201, headers={"Location": "/payments/x"})
+        return payments_pb2.CreatePaymentResponse(
+            payment=payment_pb2.Payment(merchant_id=call.merchant_id)
+        )
+
+    async def GetPayment(self, request, context):
+        return payments_pb2.GetPaymentResponse(
+            payment=payment_pb2.Payment(merchant_id=current_call().merchant_id)
+        )
+
+    async def Watch(self, request, context):
+        yield payments_pb2.WatchResponse(cursor="1")
+        if request.cursor:
+            raise Refusal(Kind.OUT_OF_RANGE, "CURSOR_EXPIRED", "Too old.", remedy="List.")
+
+
+@pytest.fixture
+async def payments():
+    servicer = Payments()
+    served = [(payments_pb2_grpc.add_PaymentsServiceServicer_to_server, servicer, PAYMENTS)]
+    async with serve_for_test(served) as channel:
+        yield payments_pb2_grpc.PaymentsServiceStub(channel), servicer
+
+
+async def refused(call):
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return error_info(caught.value)
+
+
+async def test_a_user_acts_for_the_merchant_of_its_client(payments):
+    stub, servicer = payments
+    call = stub.CreatePayment(a_request(), metadata=as_merchant(idempotency_key="k"))
+    response = await call
+    assert response.payment.merchant_id == DEMO_MERCHANT.merchant_id
+    assert servicer.call.idempotency_key == "k"
+    headers = dict(await call.initial_metadata())
+    assert headers["x-http-status"] == "201"
+    assert headers["location"] == "/payments/x"
+
+
+async def test_a_person_of_two_merchants_must_choose_one(payments):
+    stub, _ = payments
+    groups = [f"merchant/{m.merchant_id}" for m in (DEMO_MERCHANT, OTHER_MERCHANT)]
+    person = as_merchant(idempotency_key="k", client_id="console", **{"cognito:groups": groups})
+    error = await refused(stub.CreatePayment(a_request(), metadata=person))
+    assert (error["code"], error["reason"]) == ("PERMISSION_DENIED", "MERCHANT_REQUIRED")
+    chosen = (*person, ("smartpay-merchant", OTHER_MERCHANT.merchant_id))
+    response = await stub.CreatePayment(a_request(), metadata=chosen)
+    assert response.payment.merchant_id == OTHER_MERCHANT.merchant_id
+    stranger = (*person, ("smartpay-merchant", "mer_d1" + "z" * 24))
+    assert (await refused(stub.CreatePayment(a_request(), metadata=stranger)))[
+        "reason"
+    ] == "MERCHANT_REQUIRED"
+
+
+async def test_a_person_with_groups_never_falls_back_to_the_clients_merchant(payments):
+    stub, _ = payments
+    person = as_merchant(idempotency_key="k", **{"cognito:groups": ["ops"]})
+    error = await refused(stub.CreatePayment(a_request(), metadata=person))
+    assert error["reason"] == "MERCHANT_REQUIRED"
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"capture_method": 0}, "capture_method"),
+        ({"amount": None}, "amount"),
+        ({"amount": money_pb2.Money(minor_units=0, currency_code="USD")}, "amount"),
+        ({"amount": money_pb2.Money(minor_units=-1, currency_code="USD")}, "amount"),
+        ({"amount": money_pb2.Money(minor_units=10**12, currency_code="USD")}, "amount"),
+        (
+            {"amount": money_pb2.Money(minor_units=1, currency_code="usd")},
+            "amount.currency_code",
+        ),
+        ({"instrument": None}, "instrument"),
+        ({"instrument": instrument_pb2.Instrument()}, "instrument.tokens"),
+        ({"ip_address": "1.2.3"}, "ip_address"),
+        ({"metadata": {"k": "v" * 201}}, "metadata"),
+    ],
+)
+async def test_a_broken_rule_of_the_contract_names_the_field(payments, changes, field):
+    stub, _ = payments
+    request = a_request(**changes)
+    error = await refused(stub.CreatePayment(request, metadata=as_merchant(idempotency_key="k")))
+    assert (error["code"], error["reason"]) == ("INVALID_ARGUMENT", "FIELD_INVALID")
+    assert error["field"] == field
+    assert error["remedy"]
+    assert field in [f for f, _ in error["violations"]]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"description": "card 4242 4242 4242 4242 please"},
+        {"metadata": {"note": "5555-5555-5555-4444"}},
+        {"metadata": {"378282246310005": "x"}},
+        {"customer_id": "6011111111111117"},
+        {
+            "instrument": instrument_pb2.Instrument(
+                tokens=[
+                    instrument_pb2.ProcessorToken(
+                        processor_account_id=DEMO_ACCOUNTS[0], token="4111111111111111"
+                    )
+                ]
+            )
+        },
+    ],
+)
+async def test_a_card_number_is_refused_and_never_repeated(payments, changes):
+    stub, _ = payments
+    error = await refused(
+        stub.CreatePayment(a_request(**changes), metadata=as_merchant(idempotency_key="k"))
+    )
+    assert error["reason"] == "CARD_NUMBER_REFUSED"
+    assert not any("4242" in str(v) or "11111111" in str(v) for v in error.values())
+
+
+async def test_money_moves_only_with_an_idempotency_key(payments):
+    stub, _ = payments
+    error = await refused(stub.CreatePayment(a_request(), metadata=as_merchant()))
+    assert (error["code"], error["reason"]) == ("INVALID_ARGUMENT", "IDEMPOTENCY_KEY_REQUIRED")
+    assert error["field"] == "idempotency-key"
+
+
+async def test_a_refusal_keeps_its_reason_and_remedy(payments):
+    stub, _ = payments
+    error = await refused(
+        stub.CreatePayment(
+            a_request(description="refuse"), metadata=as_merchant(idempotency_key="k")
+        )
+    )
+    assert error["code"] == "NOT_FOUND"
+    assert error["reason"] == "GONE"
+    assert error["remedy"] == "Look elsewhere."
+
+
+async def test_a_fault_of_ours_leaks_nothing(payments):
+    stub, _ = payments
+    error = await refused(
+        stub.CreatePayment(
+            a_request(description="crash"), metadata=as_merchant(idempotency_key="k")
+        )
+    )
+    assert (error["code"], error["reason"]) == ("INTERNAL", "INTERNAL")
+    assert "sk_live" not in str(error)
+
+
+GET = payments_pb2.GetPaymentRequest(payment_id="pay_d1" + "0" * 24)
+
+
+async def test_a_listed_service_acts_for_the_merchant_it_names(payments):
+    stub, _ = payments
+    response = await stub.GetPayment(GET, metadata=as_service("rewards", OTHER_MERCHANT))
+    assert response.payment.merchant_id == OTHER_MERCHANT.merchant_id
+
+
+@pytest.mark.parametrize(
+    ("metadata", "why"),
+    [
+        ((), "no certificate"),
+        (as_service("fraud"), "a service that is not listed"),
+        (as_service("rewards", None), "no merchant named"),
+        ((("x-forwarded-client-cert", "URI=spiffe://smartpay/prod/rewards"),), "other environment"),
+        ((*as_service("rewards"), *as_merchant()[1:]), "claims from a service"),
+        ((*as_merchant(), *as_service("rewards")[1:]), "a context from the edge"),
+    ],
+)
+async def test_nobody_speaks_for_somebody_they_may_not(payments, metadata, why):
+    stub, _ = payments
+    error = await refused(stub.GetPayment(GET, metadata=metadata))
+    assert error["code"] == "PERMISSION_DENIED", why
+
+
+async def test_the_edge_cannot_reach_a_method_without_scope(payments):
+    stub, _ = payments
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        async for _ in stub.Watch(payments_pb2.WatchRequest(), metadata=as_merchant()):
+            pass
+    assert caught.value.code() == grpc.StatusCode.PERMISSION_DENIED
+
+
+async def test_an_error_in_the_middle_of_a_stream_keeps_what_was_said(payments):
+    stub, _ = payments
+    seen = []
+    stream = stub.Watch(
+        payments_pb2.WatchRequest(cursor="old"), metadata=as_service("rewards", None)
+    )
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        async for response in stream:
+            seen.append(response.cursor)
+    assert seen == ["1"]
+    assert error_info(caught.value)["reason"] == "CURSOR_EXPIRED"
+
+
+async def test_every_method_of_the_contract_states_callers_and_a_deadline():
+    from smartpay.assistant.v1 import assistant_pb2
+    from smartpay.rewards.v1 import rewards_pb2
+    from smartpay.router.v1 import router_pb2
+    from smartpay_chassis.access import rules_of
+
+    files = [fraud_pb2, router_pb2, payments_pb2, rewards_pb2, assistant_pb2]
+    services = [s for f in files for s in f.DESCRIPTOR.services_by_name.values()]
+    rules = rules_of(services)
+    assert len(rules) == sum(len(s.methods) for s in services)
+    assert len(services) == 5
+
+
+async def test_too_many_calls_are_refused_at_once():
+    served = [(payments_pb2_grpc.add_PaymentsServiceServicer_to_server, Payments(), PAYMENTS)]
+    async with serve_for_test(served, concurrent_calls_max=0) as channel:
+        stub = payments_pb2_grpc.PaymentsServiceStub(channel)
+        error = await refused(stub.GetPayment(GET, metadata=as_service("rewards")))
+        assert error["code"] == "RESOURCE_EXHAUSTED"
