@@ -232,9 +232,13 @@ async def test_an_error_in_the_middle_of_a_stream_keeps_what_was_said(payments):
     stream = stub.Watch(
         payments_pb2.WatchRequest(cursor="old"), metadata=as_service("rewards", None)
     )
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
+
+    async def read():
         async for response in stream:
             seen.append(response.cursor)
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await read()
     assert seen == ["1"]
     assert error_info(caught.value)["reason"] == "CURSOR_EXPIRED"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import grpc
+from google.rpc import error_details_pb2, status_pb2
 
 from smartpay.access.v1.access_pb2 import RequestContext
 
@@ -37,3 +38,14 @@ def on_behalf_of(
         (CONTEXT_METADATA, context.SerializeToString()),
         (REQUEST_ID_METADATA, request_id),
     )
+
+
+def refusal_reason(error: grpc.aio.AioRpcError) -> str:
+    """Reads the machine's reason out of another service's refusal; "" when it gave none."""
+    for key, value in error.trailing_metadata() or ():
+        if key == "grpc-status-details-bin" and isinstance(value, bytes):
+            for detail in status_pb2.Status.FromString(value).details:
+                info = error_details_pb2.ErrorInfo()
+                if detail.Unpack(info):
+                    return str(info.reason)
+    return ""

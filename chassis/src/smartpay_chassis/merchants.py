@@ -51,7 +51,9 @@ class Merchant(BaseModel):
     processor_accounts: tuple[ProcessorAccount, ...]
     """In the merchant's own order, which decides when the router can't be asked."""
     fraud_fail_policy: Literal["open", "closed"] = "closed"
-    """What to do with a payment when fraud can't be asked in time."""
+    """What to do with a payment when fraud can't be asked in time: charge it, or block it."""
+    fraud_review_policy: Literal["charge", "block"] = "charge"
+    """What to do with a payment that fraud would rather have reviewed first."""
 
     def account(self, processor_account_id: str) -> ProcessorAccount | None:
         """Finds one of the merchant's accounts."""
@@ -72,8 +74,10 @@ class Merchants(BaseModel):
     def _ids_are_unique(self) -> Merchants:
         keys = [(m.merchant_id, m.livemode) for m in self.merchants]
         clients = [c for m in self.merchants for c in m.clients]
-        if len(set(keys)) != len(keys) or len(set(clients)) != len(clients):
-            raise ValueError("a merchant or a client stands in the table twice")
+        accounts = [a.processor_account_id for m in self.merchants for a in m.processor_accounts]
+        for names in (keys, clients, accounts):
+            if len(set(names)) != len(names):
+                raise ValueError("a merchant, a client or an account stands in the table twice")
         return self
 
     def get(self, merchant_id: str, livemode: bool) -> Merchant | None:

@@ -84,7 +84,7 @@ class SqliteStore:
 
         The unit is a savepoint of a shared commit: when it raises, it alone is undone and the
         caller gets its exception. It runs in the writer's thread, once, and must not wait for
-        anything. A caller that goes away does not undo it.
+        anything. A caller that goes away before the unit's turn takes it back; later it stands.
 
         Raises:
             Refusal: UNAVAILABLE when too many units wait.
@@ -134,7 +134,9 @@ class SqliteStore:
                 batch.append(unit)
             self._commit(batch)
 
-    def _commit(self, batch: Sequence[_Unit[Any]]) -> None:
+    def _commit(self, waiting: Sequence[_Unit[Any]]) -> None:
+        # From here on a caller that goes away can't cancel a future under our hands.
+        batch = [unit for unit in waiting if unit.future.set_running_or_notify_cancel()]
         try:
             self._writing.execute("BEGIN IMMEDIATE")
             for unit in batch:
@@ -160,8 +162,6 @@ class SqliteStore:
 
     @staticmethod
     def _resolve(unit: _Unit[Any], outcome: object) -> None:
-        if unit.future.cancelled():
-            return
         if isinstance(outcome, BaseException):
             unit.future.set_exception(outcome)
         else:

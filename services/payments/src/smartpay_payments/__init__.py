@@ -1,0 +1,1 @@
+"""The payments service: takes a payment from request to settlement, charging once."""

@@ -1,0 +1,1 @@
+"""Reaches out: processors, other services, the store."""

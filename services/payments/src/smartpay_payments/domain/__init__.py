@@ -1,0 +1,1 @@
+"""Decides: what a payment is and what may happen to it. Pure."""

@@ -1,0 +1,93 @@
+"""Recovery: takes up payments whose outcome is open, on a schedule, until it is known."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Protocol
+
+import structlog
+
+from smartpay_payments.domain.payment import Payment
+from smartpay_payments.domain.saga import MerchantTerms, Saga
+
+log = structlog.get_logger()
+
+
+class OpenPayments(Protocol):
+    """What recovery reads from the store."""
+
+    async def due(self, now: datetime, limit: int) -> list[Payment]:
+        """Reads payments whose time to be looked at has come."""
+        ...
+
+    async def make_due(self, now: datetime) -> int:
+        """Makes every open payment due; answers how many."""
+        ...
+
+
+class Recovery:
+    """Runs beside the calls; a payment is only ever moved on by compare-and-set.
+
+    Args:
+        store: where open payments are found.
+        saga: moves them on.
+        terms_of: the merchant's rules; None when the merchant is not configured any more.
+        clock: the time, aware.
+        interval_seconds: pause between two looks at the store.
+        concurrency: payments moved on at once.
+    """
+
+    def __init__(
+        self,
+        store: OpenPayments,
+        saga: Saga,
+        terms_of: Callable[[Payment], MerchantTerms | None],
+        clock: Callable[[], datetime],
+        interval_seconds: float,
+        concurrency: int,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._store = store
+        self._saga = saga
+        self._terms_of = terms_of
+        self._clock = clock
+        self._interval = interval_seconds
+        self._concurrency = concurrency
+        self._sleep = sleep
+
+    async def run(self) -> None:
+        """Runs for ever. Starts with what an earlier process left open."""
+        left_open = await self._store.make_due(self._clock())
+        if left_open:
+            log.info("recovery: taking up open payments", count=left_open)
+        while True:
+            if not await self.step():
+                await self._sleep(self._interval)
+
+    async def step(self) -> int:
+        """Moves on what is due now; answers how many payments that were."""
+        due = await self._store.due(self._clock(), self._concurrency)
+        results = await asyncio.gather(
+            *(self._recover(payment) for payment in due), return_exceptions=True
+        )
+        for payment, result in zip(due, results, strict=True):
+            if isinstance(result, BaseException):
+                # One payment's trouble must not keep the others waiting.
+                log.error("recovery failed", payment_id=payment.payment_id, exc_info=result)
+        failed = sum(isinstance(r, BaseException) for r in results)
+        return len(due) - failed
+
+    async def _recover(self, payment: Payment) -> None:
+        terms = self._terms_of(payment)
+        if terms is None:
+            raise LookupError(f"merchant {payment.merchant_id} is not configured")
+        recovered = await self._saga.advance(payment, terms)
+        log.info(
+            "recovery: looked",
+            payment_id=payment.payment_id,
+            before=payment.status.value,
+            after=recovered.status.value,
+            checks=recovered.checks,
+        )

@@ -1,0 +1,1 @@
+"""Reach out: River's learner, the SQLite store and the payments' events."""

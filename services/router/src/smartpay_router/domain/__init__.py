@@ -1,0 +1,1 @@
+"""Decides: who may charge, in which order, and what an outcome teaches. Knows no network."""

@@ -1,0 +1,302 @@
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+
+from smartpay.router.v1 import router_pb2
+from smartpay.router.v1.router_pb2_grpc import (
+    RouterServiceStub,
+    add_RouterServiceServicer_to_server,
+)
+from smartpay.type.v1.instrument_pb2 import Instrument, Processor, ProcessorToken
+from smartpay.type.v1.money_pb2 import Money
+from smartpay_chassis.merchants import Merchant
+from smartpay_chassis.testing import (
+    DEMO_ACCOUNTS,
+    DEMO_MERCHANT,
+    OTHER_ACCOUNT,
+    OTHER_MERCHANT,
+    FakeClock,
+    as_merchant,
+    as_service,
+    error_info,
+    serve_for_test,
+)
+from smartpay_router.adapters.river_policy import RiverPolicy
+from smartpay_router.adapters.sqlite_decisions import SqliteDecisions
+from smartpay_router.domain.outcome import Learner
+from smartpay_router.server import Router, Rules
+
+if TYPE_CHECKING:
+    from smartpay.router.v1.router_pb2_grpc import RouterServiceAsyncStub
+
+FIRST, SECOND = DEMO_ACCOUNTS
+PAYMENT, OTHER_PAYMENT = "pay_d1" + "p" * 24, "pay_d1" + "q" * 24
+PAYMENTS = as_service("payments")
+OTHER = as_merchant(OTHER_MERCHANT)
+
+
+@pytest.fixture
+async def router(
+    store: SqliteDecisions, river: RiverPolicy, clock: FakeClock
+) -> AsyncIterator[RouterServiceAsyncStub]:
+    servicer = Router(
+        store,
+        river,
+        Learner(river, store),
+        Rules(cell="d1", epsilon=0.0, decision_ttl=timedelta(minutes=15)),
+        clock,
+    )
+    service = router_pb2.DESCRIPTOR.services_by_name["RouterService"]
+    async with serve_for_test(
+        [(add_RouterServiceServicer_to_server, servicer, service)]
+    ) as channel:
+        yield RouterServiceStub(channel)
+
+
+def ask(
+    tokens: Mapping[str, str] | None = None,
+    *,
+    amount: int = 2500,
+    currency: str = "USD",
+    payment: str = "",
+    decision: str = "",
+) -> router_pb2.DecideRequest:
+    if tokens is None:
+        tokens = dict.fromkeys(DEMO_ACCOUNTS, "pm_card_visa")
+    return router_pb2.DecideRequest(
+        amount=Money(minor_units=amount, currency_code=currency),
+        instrument=Instrument(
+            tokens=[ProcessorToken(processor_account_id=a, token=t) for a, t in tokens.items()]
+        ),
+        payment_id=payment,
+        decision_id=decision,
+        risk=0.03,
+    )
+
+
+def outcome(
+    decision_id: str,
+    told: router_pb2.Outcome.ValueType = router_pb2.OUTCOME_DECLINED,
+    *,
+    account: str = FIRST,
+    attempt: int = 0,
+) -> router_pb2.RecordOutcomeRequest:
+    return router_pb2.RecordOutcomeRequest(
+        decision_id=decision_id,
+        attempt_index=attempt,
+        processor_account_id=account,
+        outcome=told,
+    )
+
+
+async def test_a_merchant_gets_its_accounts_ranked_with_reasons(
+    router: RouterServiceAsyncStub,
+) -> None:
+    decision = (await router.Decide(ask(), metadata=as_merchant())).decision
+    assert [r.processor_account_id for r in decision.ranking] == [FIRST, SECOND]
+    first = decision.ranking[0]
+    assert first.processor == Processor.PROCESSOR_STRIPE
+    assert first.expected_fee == Money(minor_units=103, currency_code="USD")
+    assert first.expected_success == pytest.approx(0.9)
+    assert first.propensity == 1
+    assert 1 <= len(first.reasons) <= 4
+    assert all(reason.endswith(".") for reason in first.reasons)
+    assert decision.policy_version == "river-linucb-0"
+    assert decision.context_schema == "charge-1"
+    assert decision.expire_time.seconds - decision.create_time.seconds == 900
+    assert decision.payment_id == ""
+
+
+async def test_a_decision_can_be_read_again_but_not_by_another_merchant(
+    router: RouterServiceAsyncStub,
+) -> None:
+    decision = (await router.Decide(ask(), metadata=as_merchant())).decision
+    request = router_pb2.GetDecisionRequest(decision_id=decision.decision_id)
+    assert (await router.GetDecision(request, metadata=as_merchant())).decision == decision
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await router.GetDecision(request, metadata=OTHER)
+    assert error_info(caught.value)["code"] == "NOT_FOUND"
+    assert error_info(caught.value)["reason"] == "DECISION_NOT_FOUND"
+
+
+@pytest.mark.parametrize("field", ["payment_id", "decision_id"])
+async def test_ids_from_outside_are_refused_by_field(
+    router: RouterServiceAsyncStub, field: str
+) -> None:
+    request = ask(payment=PAYMENT) if field == "payment_id" else ask(decision="dec_d1" + "1" * 24)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await router.Decide(request, metadata=as_merchant())
+    info = error_info(caught.value)
+    assert (info["code"], info["reason"], info["field"]) == (
+        "INVALID_ARGUMENT",
+        "FIELD_INVALID",
+        field,
+    )
+    assert info["remedy"]
+
+
+async def test_a_service_that_names_a_decision_must_name_its_payment(
+    router: RouterServiceAsyncStub,
+) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await router.Decide(ask(decision="dec_d1" + "1" * 24), metadata=PAYMENTS)
+    assert error_info(caught.value)["field"] == "payment_id"
+
+
+async def test_a_repeated_payment_gets_the_same_decision_even_when_more_was_learned(
+    router: RouterServiceAsyncStub, clock: FakeClock
+) -> None:
+    first = await router.Decide(ask(payment=PAYMENT), metadata=PAYMENTS)
+    outside = (await router.Decide(ask(), metadata=as_merchant())).decision
+    await router.RecordOutcome(outcome(outside.decision_id), metadata=as_merchant())
+    clock.advance(hours=3)
+    again = ask(payment=PAYMENT)
+    again.risk = 0.9  # advice, not a term
+    assert await router.Decide(again, metadata=PAYMENTS) == first
+    assert first.decision.payment_id == PAYMENT
+
+
+async def test_a_repeated_payment_with_other_input_is_refused(
+    router: RouterServiceAsyncStub,
+) -> None:
+    await router.Decide(ask(payment=PAYMENT), metadata=PAYMENTS)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await router.Decide(ask(payment=PAYMENT, amount=2501), metadata=PAYMENTS)
+    assert error_info(caught.value)["reason"] == "IDEMPOTENCY_KEY_REUSED"
+
+
+async def test_the_same_payment_id_of_two_merchants_means_two_decisions(
+    router: RouterServiceAsyncStub,
+) -> None:
+    mine = await router.Decide(ask(payment=PAYMENT), metadata=PAYMENTS)
+    theirs = await router.Decide(
+        ask({OTHER_ACCOUNT: "pm_1"}, payment=PAYMENT),
+        metadata=as_service("payments", OTHER_MERCHANT),
+    )
+    assert mine.decision.decision_id != theirs.decision.decision_id
+
+
+async def test_payments_binds_the_decision_a_user_got(router: RouterServiceAsyncStub) -> None:
+    decision = (await router.Decide(ask(), metadata=as_merchant())).decision
+    bind = ask(payment=PAYMENT, decision=decision.decision_id)
+    bound = (await router.Decide(bind, metadata=PAYMENTS)).decision
+    assert bound.payment_id == PAYMENT
+    assert bound.ranking == decision.ranking
+    assert (await router.Decide(bind, metadata=PAYMENTS)).decision == bound
+
+
+async def test_a_used_decision_is_closed_to_another_payment(
+    router: RouterServiceAsyncStub,
+) -> None:
+    decision = (await router.Decide(ask(), metadata=as_merchant())).decision
+    await router.Decide(ask(payment=PAYMENT, decision=decision.decision_id), metadata=PAYMENTS)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await router.Decide(
+            ask(payment=OTHER_PAYMENT, decision=decision.decision_id), metadata=PAYMENTS
+        )
+    info = error_info(caught.value)
+    assert (info["code"], info["reason"]) == ("FAILED_PRECONDITION", "DECISION_USED")
+
+
+@pytest.mark.parametrize(
+    ("amount", "minutes", "merchant", "reason"),
+    [
+        (2501, 1, DEMO_MERCHANT, "DECISION_MISMATCH"),
+        (2500, 15, DEMO_MERCHANT, "DECISION_EXPIRED"),
+        (2500, 1, OTHER_MERCHANT, "DECISION_NOT_FOUND"),
+    ],
+)
+async def test_a_decision_is_bound_only_on_its_terms_in_time_and_for_its_merchant(
+    router: RouterServiceAsyncStub,
+    clock: FakeClock,
+    amount: int,
+    minutes: int,
+    merchant: Merchant,
+    reason: str,
+) -> None:
+    decision = (await router.Decide(ask(), metadata=as_merchant())).decision
+    clock.advance(minutes=minutes)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await router.Decide(
+            ask(payment=PAYMENT, decision=decision.decision_id, amount=amount),
+            metadata=as_service("payments", merchant),
+        )
+    info = error_info(caught.value)
+    assert (info["reason"], info["field"]) == (reason, "decision_id")
+    assert info["remedy"]
+
+
+async def test_nobody_eligible_is_an_answer_and_a_foreign_account_a_refusal(
+    router: RouterServiceAsyncStub,
+) -> None:
+    nobody = (await router.Decide(ask(currency="SOL"), metadata=as_merchant())).decision
+    assert list(nobody.ranking) == []
+    assert {e.code for e in nobody.excluded} == {"CURRENCY_UNSUPPORTED"}
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await router.Decide(ask({OTHER_ACCOUNT: "pm_1"}), metadata=as_merchant())
+    info = error_info(caught.value)
+    assert (info["code"], info["reason"]) == ("INVALID_ARGUMENT", "ACCOUNT_UNKNOWN")
+    assert (info["field"], info["processor_account_id"]) == ("instrument.tokens", OTHER_ACCOUNT)
+
+
+async def test_two_tokens_of_one_account_are_refused(router: RouterServiceAsyncStub) -> None:
+    request = ask()
+    request.instrument.tokens.add(processor_account_id=FIRST, token="pm_other")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await router.Decide(request, metadata=as_merchant())
+    assert error_info(caught.value)["field"] == "instrument.tokens"
+
+
+@pytest.mark.parametrize("risk", [math.nan, math.inf, -0.1, 1.1])
+async def test_a_risk_that_is_no_probability_is_refused(
+    router: RouterServiceAsyncStub, risk: float
+) -> None:
+    request = ask()
+    request.risk = risk
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await router.Decide(request, metadata=as_merchant())
+    assert error_info(caught.value)["field"] == "risk"
+
+
+async def test_outcomes_told_from_outside_move_the_ranking(router: RouterServiceAsyncStub) -> None:
+    for _ in range(3):
+        decision = (await router.Decide(ask(), metadata=as_merchant())).decision
+        told = outcome(decision.decision_id)
+        await router.RecordOutcome(told, metadata=as_merchant())
+        await router.RecordOutcome(told, metadata=as_merchant())  # a repeat counts once
+    decision = (await router.Decide(ask(), metadata=as_merchant())).decision
+    assert decision.policy_version == "river-linucb-3"
+    assert [r.processor_account_id for r in decision.ranking] == [SECOND, FIRST]
+
+
+async def test_an_outcome_is_refused_once_a_payment_used_the_decision(
+    router: RouterServiceAsyncStub,
+) -> None:
+    decision = (await router.Decide(ask(payment=PAYMENT), metadata=PAYMENTS)).decision
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await router.RecordOutcome(outcome(decision.decision_id), metadata=as_merchant())
+    assert error_info(caught.value)["code"] == "FAILED_PRECONDITION"
+    assert error_info(caught.value)["reason"] == "DECISION_USED"
+
+
+async def test_an_outcome_of_an_account_that_was_not_ranked_is_refused(
+    router: RouterServiceAsyncStub,
+) -> None:
+    decision = (await router.Decide(ask(), metadata=as_merchant())).decision
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await router.RecordOutcome(
+            outcome(decision.decision_id, account=OTHER_ACCOUNT), metadata=as_merchant()
+        )
+    assert error_info(caught.value)["reason"] == "ACCOUNT_NOT_RANKED"
+
+
+async def test_a_service_that_is_not_listed_may_not_decide(router: RouterServiceAsyncStub) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await router.Decide(ask(), metadata=as_service("rewards"))
+    assert caught.value.code() == grpc.StatusCode.PERMISSION_DENIED
