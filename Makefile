@@ -1,0 +1,96 @@
+# SmartPay Orchestrator. `make` lists what there is.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+MAKEFLAGS += --no-print-directory
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+unexport PYTHONDONTWRITEBYTECODE
+
+# Any Python from 3.11 on; only to make the environments.
+PYTHON ?= python3
+VENV := .venv/bin
+SANDBOX := sandbox/src/smartpay_sandbox
+LAUNCHER := $(VENV)/python -m smartpay_sandbox.launcher
+CODE := protos/generate.py chassis gateway sandbox services $(wildcard tests)
+PACKAGES := chassis gateway sandbox $(wildcard services/*)
+# Whose token: demo, readonly (one scope), other (second merchant), foreign (unknown to the edge).
+CLIENT ?= demo
+# Which log: a process of `make status`; all when empty.
+LOG ?=
+
+.PHONY: help
+help: ## this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: ## make .venv and .venv-aws from their locks (every target does it when needed)
+	@$(PYTHON) $(SANDBOX)/environments.py
+
+.PHONY: demo
+demo: setup ## start the mesh and tell its story with real calls; leaves it running
+	@$(VENV)/python -m smartpay_sandbox.demo
+
+.PHONY: up
+up: setup ## start the mesh; returns once it is healthy and leaves it running
+	@$(LAUNCHER) up
+
+.PHONY: down
+down: setup ## stop the mesh; merchants, chain and ledger stay in .run
+	@$(LAUNCHER) down
+
+.PHONY: status
+status: setup ## show services and sidecars: state, restarts, memory, sockets
+	@$(LAUNCHER) status
+
+.PHONY: logs
+logs: setup ## show the last lines of the logs; LOG=payments shows one and follows it
+	@$(LAUNCHER) logs $(if $(LOG),--follow $(LOG))
+
+.PHONY: token
+token: setup ## print an access token; CLIENT=readonly, other or foreign for others than demo
+	@$(LAUNCHER) token --client $(CLIENT)
+
+.PHONY: test
+test: setup ## run the whole suite, real Envoys included
+	@$(VENV)/python -m pytest -q
+
+.PHONY: test-integration
+test-integration: setup ## run only what needs the whole mesh
+	@$(VENV)/python -m pytest -q -m mesh
+
+.PHONY: test-load
+test-load: setup up ## a bounded load on the running mesh; its last line is one JSON object
+	@$(VENV)/python -m smartpay_sandbox.load
+
+.PHONY: test-coverage
+test-coverage: setup ## run the suite without the mesh and show what it does not reach
+	@$(VENV)/python -m pytest -q -m "not mesh and not install" --cov --cov-report=term:skip-covered
+
+.PHONY: lint
+lint: setup ## ruff, mypy, the rooms' rules, the contract's rules
+	@$(VENV)/ruff check $(CODE)
+	@$(VENV)/ruff format --check $(CODE)
+	@for package in $(PACKAGES); do \
+	  $(VENV)/mypy $$package/src $$(test -d $$package/tests && echo $$package/tests); \
+	done
+	@$(VENV)/lint-imports --no-cache
+	@$(VENV)/buf lint
+	@$(VENV)/buf format -d --exit-code
+
+.PHONY: protos
+protos: setup ## generate the stubs and the Envoy templates from the contract
+	@$(VENV)/python protos/generate.py
+	@$(VENV)/python -m smartpay_gateway generate
+
+.PHONY: train
+train: setup ## train the fraud bundle anew from the seeded generator
+	@$(VENV)/python -m smartpay_fraud.train
+
+.PHONY: lock
+lock: ## write the locks out of what .venv holds, after an upgrade
+	@$(VENV)/python -m smartpay_sandbox.lockfile
+
+.PHONY: clean
+clean: ## stop the mesh and remove .run with all its state
+	@if [ -x $(VENV)/python ]; then $(LAUNCHER) down; fi
+	@rm -rf .run

@@ -1,0 +1,1 @@
+"""The gateway: everything Envoy needs, generated from the contract."""

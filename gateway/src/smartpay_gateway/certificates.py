@@ -1,0 +1,231 @@
+"""The development CA: certificates with SPIFFE ids, written so that no half pair is ever seen.
+
+A service's folder looks as kubelet lays out a mounted secret: plain names that point into
+`..data`, itself a link to the newest version. Replacing that one link swaps certificate, key and
+trust bundle together, and Envoy, which watches the folder, takes them over without a restart.
+"""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from smartpay_gateway.templates import fill, load
+from smartpay_gateway.topology import DEVELOPMENT, EDGE, SERVICES, server_name, spiffe_id
+
+CA_DAYS = 30
+"""A development CA outlives no sprint, so that nobody comes to rely on it."""
+
+LEAF_DAYS = 7
+"""Certificates are issued anew at every start; a week covers a mesh left running."""
+
+CLOCK_SKEW = datetime.timedelta(minutes=5)
+"""Certificates are valid from a little earlier, for machines whose clock is behind."""
+
+CA_CERTIFICATE = "ca.crt"
+CA_KEY = "ca.key"
+_DATA = "..data"
+_FILES = ("tls.crt", "tls.key", CA_CERTIFICATE, "certificate.json", "trust.json")
+
+
+class EnvironmentRefusedError(Exception):
+    """The development CA was asked to work outside development."""
+
+
+@dataclass(frozen=True)
+class Authority:
+    """A certificate authority that can sign: its certificate and its key (EC P-256)."""
+
+    certificate: x509.Certificate
+    key: ec.EllipticCurvePrivateKey
+
+    def pem(self) -> bytes:
+        """Prints the certificate, which is the trust bundle of all peers."""
+        return self.certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def create_authority(now: datetime.datetime) -> Authority:
+    """Creates a CA that may sign leaves of our trust domain and nothing else."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "SmartPay development CA")])
+    certificate = (
+        _builder(name, name, key.public_key(), now, CA_DAYS)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_usage(key_cert_sign=True, crl_sign=True), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    return Authority(certificate, key)
+
+
+def issue_leaf(
+    authority: Authority, service: str, now: datetime.datetime, environment: str = DEVELOPMENT
+) -> tuple[bytes, bytes]:
+    """Issues certificate and key (PEM) of one service; the edge's also names this machine.
+
+    SPIFFE wants exactly one URI SAN: https://github.com/spiffe/spiffe X509-SVID section 2.
+    """
+    key = ec.generate_private_key(ec.SECP256R1())
+    names: list[x509.GeneralName] = [
+        x509.UniformResourceIdentifier(spiffe_id(environment, service)),
+        x509.DNSName(server_name(service)),
+    ]
+    if service == EDGE:
+        names.append(x509.DNSName("localhost"))
+        names.append(x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, service)])
+    issuer = authority.certificate.subject
+    certificate = (
+        _builder(subject, issuer, key.public_key(), now, LEAF_DAYS)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(digital_signature=True), critical=True)
+        .add_extension(
+            x509.ExtendedKeyUsage(
+                [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+            ),
+            critical=False,
+        )
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key()),
+            critical=False,
+        )
+        .sign(authority.key, hashes.SHA256())
+    )
+    return certificate.public_bytes(serialization.Encoding.PEM), _private(key)
+
+
+def issue(
+    folder: Path,
+    environment: str,
+    *,
+    services: Sequence[str] = (EDGE, *SERVICES),
+    now: datetime.datetime | None = None,
+) -> Path:
+    """Writes a folder per service and returns the CA's certificate; keeps a CA still valid.
+
+    Raises EnvironmentRefusedError outside development: there cert-manager or its like issues.
+    """
+    if environment != DEVELOPMENT:
+        raise EnvironmentRefusedError(
+            f"The development CA works for {DEVELOPMENT!r}, not for {environment!r}: "
+            "use the environment's own issuer."
+        )
+    now = now or datetime.datetime.now(datetime.UTC)
+    folder.mkdir(parents=True, exist_ok=True)
+    authority = authority_of(folder, now)
+    for service in services:
+        certificate, key = issue_leaf(authority, service, now, environment)
+        place(folder / service, certificate, key, authority.pem())
+    return folder / CA_CERTIFICATE
+
+
+def place(folder: Path, certificate: bytes, key: bytes, trust: bytes) -> None:
+    """Swaps a service's certificate, key and trust bundle in at once."""
+    folder.mkdir(parents=True, exist_ok=True)
+    holes = {"CERTIFICATE_FOLDER": str(folder.resolve())}
+    contents = {
+        "tls.crt": certificate,
+        "tls.key": key,
+        CA_CERTIFICATE: trust,
+        "certificate.json": fill(load("certificate"), holes).encode(),
+        "trust.json": fill(load("trust"), holes).encode(),
+    }
+    current = folder / _DATA
+    old = os.readlink(current) if current.is_symlink() else None
+    fresh = folder / f"..{os.urandom(8).hex()}"
+    fresh.mkdir(mode=0o700)
+    for name, content in contents.items():
+        _write_private(fresh / name, content)
+    temporary = folder / "..data_tmp"
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(fresh.name)
+    temporary.replace(current)
+    for name in _FILES:
+        if not (folder / name).is_symlink():
+            (folder / name).symlink_to(f"{_DATA}/{name}")
+    if old is not None:
+        shutil.rmtree(folder / old)
+
+
+def authority_of(folder: Path, now: datetime.datetime) -> Authority:
+    """Loads a folder's CA, or makes one when there is none that outlives the leaves."""
+    certificate_path, key_path = folder / CA_CERTIFICATE, folder / CA_KEY
+    if certificate_path.exists() and key_path.exists():
+        certificate = x509.load_pem_x509_certificate(certificate_path.read_bytes())
+        key = serialization.load_pem_private_key(key_path.read_bytes(), password=None)
+        if (
+            isinstance(key, ec.EllipticCurvePrivateKey)
+            and key.public_key() == certificate.public_key()
+            and certificate.not_valid_after_utc > now + datetime.timedelta(days=LEAF_DAYS)
+        ):
+            return Authority(certificate, key)
+    authority = create_authority(now)
+    _replace(key_path, _private(authority.key))
+    _replace(certificate_path, authority.pem())
+    return authority
+
+
+def _builder(
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePublicKey,
+    now: datetime.datetime,
+    days: int,
+) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - CLOCK_SKEW)
+        .not_valid_after(now + datetime.timedelta(days=days))
+    )
+
+
+def _usage(
+    *, digital_signature: bool = False, key_cert_sign: bool = False, crl_sign: bool = False
+) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=digital_signature,
+        key_cert_sign=key_cert_sign,
+        crl_sign=crl_sign,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _private(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+
+
+def _replace(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    _write_private(temporary, content)
+    temporary.replace(path)
+
+
+def _write_private(path: Path, content: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)

@@ -1,0 +1,160 @@
+-- Refuses what the contract does not know, before the transcoder would drop it silently: other
+-- paths, unknown and repeated fields, query parameters that repeat or replace what path and body
+-- say. Decided by path, never by content type: the transcoder ignores the content type too.
+local literal_routes, variable_routes = {}, {}
+for _, route in ipairs(routes) do
+  if route.pattern:find("(", 1, true) then
+    variable_routes[#variable_routes + 1] = route
+  else
+    local path = route.pattern:sub(2, -2):gsub("%%(.)", "%1")
+    literal_routes[route.verb .. " " .. path] = route
+  end
+end
+
+local function find_route(verb, path)
+  local route = literal_routes[verb .. " " .. path]
+  if route then
+    return route
+  end
+  for _, candidate in ipairs(variable_routes) do
+    if candidate.verb == verb and path:find(candidate.pattern) then
+      return candidate
+    end
+  end
+  return nil
+end
+
+-- What a service hears of an outside request; Envoy's own x-envoy-* and pseudo headers besides.
+local FORWARDED = {
+  ["content-length"] = true,
+  ["content-type"] = true,
+  ["grpc-accept-encoding"] = true,
+  ["grpc-encoding"] = true,
+  ["grpc-timeout"] = true,
+  ["idempotency-key"] = true,
+  ["smartpay-merchant"] = true,
+  ["te"] = true,
+  ["traceparent"] = true,
+  ["tracestate"] = true,
+  ["transfer-encoding"] = true,
+  ["user-agent"] = true,
+  ["x-forwarded-proto"] = true,
+  ["x-jwt-payload"] = true,
+  ["x-request-id"] = true,
+}
+
+local function keep_forwarded(headers)
+  local others = {}
+  for name in pairs(headers) do
+    if not FORWARDED[name] and name:byte() ~= 58 and name:sub(1, 8) ~= "x-envoy-" then
+      others[#others + 1] = name
+    end
+  end
+  for _, name in ipairs(others) do
+    headers:remove(name)
+  end
+end
+
+-- answer.lua turns these four lines into a problem; native gRPC reads them as its message.
+local function refuse(handle, status, reason, field, detail, remedy)
+  local native = is_native(handle:headers():get("content-type"))
+  handle:respond(
+    { [":status"] = status },
+    native and reason .. ": " .. detail
+      or table.concat({ reason, field, detail, remedy }, "\n")
+  )
+end
+
+local function percent_decoded(text)
+  return (text:gsub("%%(%x%x)", function(hex)
+    return string.char(tonumber(hex, 16))
+  end))
+end
+
+local function check_query(route, query)
+  local seen = {}
+  for part in query:gmatch("[^&]+") do
+    local key = percent_decoded(part:match("^[^=]*"))
+    local parameter = route.query[key]
+    if route.bound[key] then
+      return printable(key), "is part of the path.", "Leave it out of the query string."
+    elseif not parameter then
+      return printable(key), "is no query parameter of this route.", "Leave it out."
+    elseif seen[parameter.name] and not parameter.repeated then
+      return parameter.name, "is given twice.", "Give it once."
+    end
+    seen[parameter.name] = true
+  end
+  return nil
+end
+
+local function check_body(route, text)
+  if not route.shape then
+    return "", "This route takes no body.", "Leave the body out."
+  end
+  local good, body = pcall(read_json, text, shapes[route.shape])
+  if not good then
+    if type(body) ~= "table" then
+      error(body, 0)
+    end
+    return body.field, body.detail, "Send one JSON object with the documented fields, each once."
+  end
+  for name in pairs(route.bound) do
+    if body[name] ~= nil then
+      return name, "is part of the path.", "Leave it out of the body."
+    end
+  end
+  return nil
+end
+
+local function check(handle)
+  local headers = handle:headers()
+  keep_forwarded(headers)
+  local path, query = headers:get(":path"):match("^([^?]*)%??(.*)$")
+  if native_paths[path] and is_native(headers:get("content-type")) then
+    return
+  end
+  local route = find_route(headers:get(":method"), path)
+  if not route then
+    return refuse(
+      handle, "404", "ROUTE_UNKNOWN", "", "There is no such path and method.",
+      "Check verb and path against the documentation."
+    )
+  end
+  local field, detail, remedy = check_query(route, query)
+  if field then
+    return refuse(handle, "400", "FIELD_INVALID", field, detail, remedy)
+  end
+  local notes = handle:streamInfo():dynamicMetadata()
+  if route.unwrap then
+    notes:set("smartpay.rest", "unwrap", route.unwrap)
+  end
+  if not route.shape and not route.raw then
+    notes:set("smartpay.rest", "query_only", true)
+  end
+  if route.raw then
+    return
+  end
+  local body = handle:body()
+  local size = body and body:length() or 0
+  if size > BODY_BYTES then
+    return refuse(
+      handle, "413", "BODY_TOO_LARGE", "", "The body is larger than " .. BODY_BYTES .. " bytes.",
+      "Send less at once."
+    )
+  elseif size > 0 then
+    field, detail, remedy = check_body(route, body:getBytes(0, size))
+    if detail then
+      refuse(handle, "400", "BODY_MALFORMED", field, detail, remedy)
+    end
+  end
+end
+
+-- Envoy lets a request pass whose script failed; ours is refused.
+function envoy_on_request(handle)
+  local good, problem = pcall(check, handle)
+  if not good then
+    handle:logErr(tostring(problem))
+    handle:respond({ [":status"] = "500" }, "")
+  end
+end

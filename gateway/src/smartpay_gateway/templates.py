@@ -1,0 +1,149 @@
+"""Templates and their holes: a closed, typed list that launcher and chart fill alike.
+
+A template is the JSON bootstrap of one Envoy. A hole is `{{NAME}}` inside a JSON text; filling
+replaces text by text, so that Helm's `replace` does the same as `fill`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from smartpay_gateway.topology import SERVICES
+
+_BESIDE_CODE = Path(__file__).parent / "templates"
+TEMPLATES = (
+    _BESIDE_CODE if _BESIDE_CODE.is_dir() else Path(__file__).resolve().parents[2] / "templates"
+)
+"""Where the committed templates are: in an installed package, or in the repository."""
+
+# A Unix socket's path must fit sockaddr_un.sun_path (108 bytes with its end), unix(7).
+SOCKET_PATH_BYTES = 107
+# No real port is that large: the number marks a port's hole until the template is written.
+_FIRST_PORT_MARK = 4_000_000_000
+
+
+class HoleError(Exception):
+    """A value is missing, unknown, or not what its hole takes; names the hole and the remedy."""
+
+
+class Kind(StrEnum):
+    """What a hole takes, as the pattern its value must match whole."""
+
+    HOST = r"[A-Za-z0-9._:\-]{1,253}"
+    PORT = r"[0-9]{1,5}"
+    SOCKET = r"/[A-Za-z0-9._/\-]+"
+    PATH = r"/[A-Za-z0-9._/ \-]+"
+    NAME = r"[a-z][a-z0-9-]{0,30}"
+    SCHEME = r"https?"
+    ISSUER = r"https?://[A-Za-z0-9._:\-]+(/[A-Za-z0-9._~/\-]*)?"
+    URL_PATH = r"/[A-Za-z0-9._~/\-]*"
+    CLIENT_IDS = r"[A-Za-z0-9_\-]{1,128}(\|[A-Za-z0-9_\-]{1,128}){0,99}"
+
+
+@dataclass(frozen=True)
+class Hole:
+    """One thing that differs between machines and environments."""
+
+    kind: Kind
+    why: str
+
+
+HOLES: Mapping[str, Hole] = {
+    "ENVIRONMENT": Hole(Kind.NAME, "Part of every SPIFFE id: dev, staging or prod."),
+    "LISTEN_HOST": Hole(Kind.HOST, "Address of this Envoy's TCP listeners: loopback, pod address."),
+    "LISTEN_PORT": Hole(Kind.PORT, "The edge's public port, or a sidecar's mesh port."),
+    "OPS_PORT": Hole(Kind.PORT, "Health and metrics, plaintext, for kubelet and Prometheus."),
+    "APP_SOCKET": Hole(Kind.SOCKET, "Where the service behind this sidecar listens."),
+    "EGRESS_SOCKET": Hole(Kind.SOCKET, "Where the service calls others; Envoy makes it."),
+    "ADMIN_SOCKET": Hole(Kind.SOCKET, "Envoy's admin interface; no network reaches it."),
+    "CERTIFICATE_FOLDER": Hole(
+        Kind.PATH, "Holds tls.crt, tls.key, ca.crt, certificate.json and trust.json; swapped whole."
+    ),
+    "ACCESS_LOG": Hole(Kind.PATH, "File of the JSON access log; /dev/stdout in containers."),
+    "ISSUER": Hole(Kind.ISSUER, "The tokens' iss, exactly."),
+    "JWKS_SCHEME": Hole(Kind.SCHEME, "https; http only for a local issuer."),
+    "JWKS_HOST": Hole(Kind.HOST, "Host of the issuer's key set."),
+    "JWKS_PORT": Hole(Kind.PORT, "Port of the issuer's key set."),
+    "JWKS_PATH": Hole(Kind.URL_PATH, "Path of the issuer's key set."),
+    "JWKS_CA_FILE": Hole(Kind.PATH, "CA bundle that vouches for JWKS_HOST; must exist."),
+    "CLIENT_IDS": Hole(Kind.CLIENT_IDS, "Client ids of ours, joined by |: other clients get 403."),
+} | {
+    f"{service.upper()}_{part}": Hole(kind, f"Mesh {part.lower()} of {service}'s sidecar.")
+    for service in SERVICES
+    for part, kind in (("HOST", Kind.HOST), ("PORT", Kind.PORT))
+}
+_NAMES = tuple(HOLES)
+_HOLE = re.compile(r"\{\{([A-Z0-9_]+)\}\}")
+
+
+def hole(name: str) -> str:
+    """Marks a hole while a template is generated; raises KeyError outside the closed list."""
+    if HOLES[name].kind is Kind.PORT:
+        raise KeyError(f"{name} is a port: use port_hole")
+    return f"{{{{{name}}}}}"
+
+
+def port_hole(name: str) -> int:
+    """Marks a port's hole by a number no port has, because Envoy's classes take only numbers."""
+    if HOLES[name].kind is not Kind.PORT:
+        raise KeyError(f"{name} is no port")
+    return _FIRST_PORT_MARK + _NAMES.index(name)
+
+
+def with_port_holes(document: object) -> object:
+    """Replaces the marks of `port_hole` by holes; protobuf's JSON takes a number as text too."""
+    if isinstance(document, dict):
+        return {key: with_port_holes(value) for key, value in document.items()}
+    if isinstance(document, list):
+        return [with_port_holes(value) for value in document]
+    if isinstance(document, int) and document >= _FIRST_PORT_MARK:
+        return f"{{{{{_NAMES[document - _FIRST_PORT_MARK]}}}}}"
+    return document
+
+
+def load(name: str, folder: Path = TEMPLATES) -> str:
+    """Reads a committed template: "edge", "edge-plaintext", "sidecar-payments", ..."""
+    return (folder / f"{name}.json").read_text()
+
+
+def holes_of(template: str) -> frozenset[str]:
+    """Lists the holes a template has, for whoever must fill them."""
+    return frozenset(_HOLE.findall(template))
+
+
+def fill(template: str, values: Mapping[str, str]) -> str:
+    """Fills every hole; raises HoleError for a missing, unknown or unfit value."""
+    wanted = holes_of(template)
+    if undeclared := wanted - HOLES.keys():
+        raise HoleError(f"The template has unknown holes {sorted(undeclared)}; generate it anew.")
+    if missing := wanted - values.keys():
+        raise HoleError(f"No value for {sorted(missing)}; give one for each hole.")
+    if unknown := values.keys() - wanted:
+        raise HoleError(f"The template has no holes {sorted(unknown)}; leave them out.")
+    for name, value in values.items():
+        _check(name, value)
+    return _HOLE.sub(lambda match: json.dumps(values[match.group(1)])[1:-1], template)
+
+
+def fill_from(template: str, values: Mapping[str, str]) -> str:
+    """Fills a template out of a larger set, as a launcher holds one for all its Envoys."""
+    wanted = holes_of(template)
+    return fill(template, {name: value for name, value in values.items() if name in wanted})
+
+
+def _check(name: str, value: str) -> None:
+    kind = HOLES[name].kind
+    if not isinstance(value, str) or not re.fullmatch(kind, value):
+        raise HoleError(f"{name} is {value!r}; it must be text that matches {kind.value}.")
+    if kind is Kind.PORT and not 1 <= int(value) <= 65535:
+        raise HoleError(f"{name} is {value}; a port is from 1 to 65535.")
+    if kind is Kind.SOCKET and len(value.encode()) > SOCKET_PATH_BYTES:
+        raise HoleError(
+            f"{name} has {len(value.encode())} bytes; a socket's path has at most "
+            f"{SOCKET_PATH_BYTES}: use a shorter folder."
+        )

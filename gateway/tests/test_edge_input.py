@@ -1,0 +1,275 @@
+"""Input the contract does not know never reaches a service."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from smartpay_gateway.testing import PAYMENT_ID, Mesh
+
+BODY_BYTES = 65536
+REFUND = f"/payments/{PAYMENT_ID}:refund"
+
+
+@pytest.fixture(scope="module")
+def client(mesh: Mesh) -> Iterator[httpx.Client]:
+    scopes = "smartpay/payments.write smartpay/payments.read smartpay/payments.refund smartpay/chat"
+    with mesh.rest(authorization=f"Bearer {mesh.issuer.token(scopes)}") as client:
+        yield client
+
+
+def refused(answer: httpx.Response, status: int, reason: str, field: str | None) -> None:
+    problem = answer.json()
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert (answer.status_code, problem["reason"], problem.get("field")) == (status, reason, field)
+    assert problem["status"] == status
+    assert problem["detail"].endswith(".")
+    assert problem["remedy"].endswith(".")
+    assert problem["request_id"] == answer.headers["x-request-id"]
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ('{"captureMethd": "CAPTURE_METHOD_AUTOMATIC"}', "captureMethd"),
+        ('{"capture-method": 1}', "capture-method"),
+        ('{"CaptureMethod": 1}', "CaptureMethod"),
+        ('{"amount": {"minorUnit": 1}}', "amount.minorUnit"),
+        ('{"instrument": {"tokens": [{}, {"tokn": "x"}]}}', "instrument.tokens[1].tokn"),
+        ('{"amount": {}, "amount": {}}', "amount"),
+        ('{"amount": {"minor_units": 1, "minorUnits": 1}}', "amount.minorUnits"),
+        ('{"merchantOrderId": "a", "merchant_order_id": "b"}', "merchantOrderId"),
+        ('{"metadata": {"a": "1", "a": "2"}}', "metadata.a"),
+        ('{"\\u0061mount": {}}', "?u0061mount"),
+        ('{"a\\"b": 1}', "a??b"),
+        ('{"é": 1}', "??"),
+        ('{"instrument": {"tokens": {"token": "x"}}}', "instrument.tokens"),
+        ('{"amount": [{}]}', "amount"),
+    ],
+)
+def test_unknown_and_repeated_fields_are_refused_by_name(
+    client: httpx.Client, mesh: Mesh, body: str, field: str
+) -> None:
+    before = mesh.payments.calls
+    refused(client.post("/pay", content=body.encode()), 400, "BODY_MALFORMED", field)
+    assert mesh.payments.calls == before
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "{",
+        "{}}",
+        "{} {}",
+        "[]",
+        '"text"',
+        "null",
+        " ",
+        "{amount: {}}",
+        "{'amount': {}}",
+        '{"offSession": true,}',
+        '{"offSession": tru}',
+        '{"offSession": TRUE}',
+        '{"amount": {"minorUnits": 01}}',
+        '{"amount": {"minorUnits": +1}}',
+        '{"amount": {"minorUnits": 1.}}',
+        '{"amount": {"minorUnits": 0x10}}',
+        '{"amount": {"minorUnits": NaN}}',
+        '{"description": "a\nb"}',
+        '{"description": "\\x41"}',
+        '{"description": "\\ud800"}',
+        '{"description": "open',
+        '{"offSession" true}',
+        "{/* */}",
+        "\ufeff{}",
+        '{"metadata": ' + '{"a":' * 40 + "1" + "}" * 41,
+    ],
+)
+def test_what_is_no_strict_json_is_refused(client: httpx.Client, mesh: Mesh, body: str) -> None:
+    before = mesh.payments.calls
+    answer = client.post("/pay", content=body.encode())
+    assert (answer.status_code, answer.json()["reason"]) == (400, "BODY_MALFORMED")
+    assert answer.json()["remedy"]
+    assert mesh.payments.calls == before
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"amount": {"minorUnits": "abc"}}, "amount.minorUnits"),
+        ({"amount": {"minorUnits": 1.5}}, "amount.minorUnits"),
+        ({"amount": {"minorUnits": 10**20}}, "amount.minorUnits"),
+        ({"amount": 5}, "amount"),
+        ({"offSession": "x"}, "offSession"),
+        ({"captureMethod": "NOPE"}, "captureMethod"),
+        ({"description": 5}, "description"),
+        ({"metadata": {"a": 5}}, "metadata"),
+    ],
+)
+def test_a_wrong_type_is_refused_by_field(
+    client: httpx.Client, body: dict[str, object], field: str
+) -> None:
+    answer = client.post("/pay", json=body)
+    refused(answer, 400, "BODY_MALFORMED", field)
+    assert "TYPE_" not in answer.text
+
+
+def test_all_documented_forms_of_a_body_are_taken(client: httpx.Client, mesh: Mesh) -> None:
+    for body in (
+        '{"amount": {"minorUnits": "5", "currencyCode": "USD"}, "captureMethod": 1}',
+        '{"amount": {"minor_units": 5, "currency_code": "USD"}, "capture_method": '
+        '"CAPTURE_METHOD_AUTOMATIC"}',
+        ' {\n "amount" : { "minorUnits" : 5e0 , "currencyCode" : "\\u0055SD" },'
+        '"captureMethod":"CAPTURE_METHOD_AUTOMATIC","instrument":{"tokens":[]},'
+        '"metadata":{"amout":"x","\\u00e9":"é"},"description":null}\n',
+    ):
+        assert client.post("/pay", content=body.encode()).status_code == 201, body
+        request = mesh.payments.requests[-1]
+        assert (request.amount.minor_units, request.amount.currency_code) == (5, "USD")
+        assert request.capture_method == 1
+
+
+def test_a_text_that_looks_like_a_field_is_a_text(client: httpx.Client, mesh: Mesh) -> None:
+    text = '","amount":{"minorUnits":9},"x":"'
+    assert client.post("/pay", json={"description": text}).status_code == 201
+    assert mesh.payments.requests[-1].description == text
+
+
+def test_an_empty_body_is_an_empty_request(client: httpx.Client, mesh: Mesh) -> None:
+    assert client.post("/pay").status_code == 201
+    assert mesh.payments.requests[-1].ByteSize() == 0
+
+
+def test_a_body_where_none_belongs_is_refused(client: httpx.Client) -> None:
+    refused(client.request("GET", "/payments", content=b"{}"), 400, "BODY_MALFORMED", None)
+
+
+@pytest.mark.parametrize("key", ["payment_id", "paymentId", "payment%5Fid", "%70aymentId"])
+def test_a_query_parameter_never_replaces_what_the_path_says(
+    client: httpx.Client, key: str
+) -> None:
+    name = key.replace("%5F", "_").replace("%70", "p")
+    for query in (f"{key}=pay_other", key, f"&{key}=x"):
+        answer = client.get(f"/payments/{PAYMENT_ID}?{query}")
+        refused(answer, 400, "FIELD_INVALID", name)
+
+
+@pytest.mark.parametrize("key", ["payment_id", "paymentId"])
+def test_a_body_never_replaces_what_the_path_says(
+    client: httpx.Client, mesh: Mesh, key: str
+) -> None:
+    before = len(mesh.payments.requests)
+    refused(client.post(REFUND, json={key: "pay_other"}), 400, "BODY_MALFORMED", "paymentId")
+    assert len(mesh.payments.requests) == before
+
+
+def test_a_query_parameter_never_replaces_what_the_body_says(client: httpx.Client) -> None:
+    answer = client.post("/pay?amount.minor_units=1", json={})
+    refused(answer, 400, "FIELD_INVALID", "amount.minor_units")
+
+
+def test_unknown_and_repeated_query_parameters_are_refused(client: httpx.Client) -> None:
+    refused(client.get("/payments?limit=5"), 400, "FIELD_INVALID", "limit")
+    answer = client.get("/payments?page_size=1&pageSize=2")
+    refused(answer, 400, "FIELD_INVALID", "pageSize")
+    refused(client.get("/payments?pageSize=x"), 400, "FIELD_INVALID", "pageSize")
+
+
+def test_query_parameters_are_taken_by_both_their_names(client: httpx.Client) -> None:
+    for query in (
+        "pageSize=7&pageToken=a%26b&status=STATUS_FAILED",
+        "page_size=7&page_token=a%26b&status=9",
+    ):
+        assert client.get(f"/payments?{query}").json()["nextPageToken"] == "7/a&b/9"
+
+
+@pytest.mark.parametrize("content_type", ["application/grpcx", "text/plain", "application/x", ""])
+def test_the_content_type_opens_no_way_around(
+    client: httpx.Client, mesh: Mesh, content_type: str
+) -> None:
+    before = mesh.payments.calls
+    body = json.dumps({"captureMethd": 1})
+    answer = client.post("/pay", content=body, headers={"content-type": content_type})
+    refused(answer, 400, "BODY_MALFORMED", "captureMethd")
+    assert mesh.payments.calls == before
+
+
+def test_grpc_on_a_rest_path_never_reaches_the_service(client: httpx.Client, mesh: Mesh) -> None:
+    before = mesh.payments.calls
+    for body in (b'{"captureMethd": 1}', b"{}", b"\0\0\0\0\0"):
+        answer = client.post("/pay", content=body, headers={"content-type": "application/grpc"})
+        assert answer.headers["grpc-status"] != "0"
+    assert mesh.payments.calls == before
+
+
+def test_json_on_a_grpc_path_is_no_route(client: httpx.Client, mesh: Mesh) -> None:
+    before = mesh.payments.calls
+    for content_type in ("application/json", "application/grpcx"):
+        answer = client.post(
+            "/smartpay.payments.v1.PaymentsService/CreatePayment",
+            content=b"{}",
+            headers={"content-type": content_type},
+        )
+        refused(answer, 404, "ROUTE_UNKNOWN", None)
+    assert mesh.payments.calls == before
+
+
+@pytest.mark.parametrize(
+    ("verb", "path"),
+    [
+        ("GET", "/nope"),
+        ("GET", "/"),
+        ("GET", "/pay"),
+        ("DELETE", f"/payments/{PAYMENT_ID}"),
+        ("GET", "/payments/"),
+        ("GET", "/payments/a/b"),
+        ("POST", f"/payments/{PAYMENT_ID}:nope"),
+        ("POST", "/v2/pay"),
+        ("OPTIONS", "/pay"),
+    ],
+)
+def test_an_unknown_path_or_verb_is_no_route(client: httpx.Client, verb: str, path: str) -> None:
+    refused(client.request(verb, path), 404, "ROUTE_UNKNOWN", None)
+
+
+def test_both_addresses_of_a_route_work(client: httpx.Client) -> None:
+    for prefix in ("", "/v1"):
+        assert client.get(f"{prefix}/payments/{PAYMENT_ID}").json()["paymentId"] == PAYMENT_ID
+        assert client.post(f"{prefix}{REFUND}", json={}).json()["paymentId"] == PAYMENT_ID
+
+
+def test_a_body_of_the_largest_size_is_taken_and_one_byte_more_refused(
+    client: httpx.Client, mesh: Mesh
+) -> None:
+    frame = len(json.dumps({"description": ""}))
+    for size, status in ((BODY_BYTES, 201), (BODY_BYTES + 1, 413), (2_000_000, 413)):
+        body = json.dumps({"description": "x" * (size - frame)}).encode()
+        assert len(body) == size
+        answer = client.post("/pay", content=body)
+        assert (size, answer.status_code) == (size, status)
+    refused(answer, 413, "BODY_TOO_LARGE", None)
+
+
+def test_a_large_body_of_unstated_size_is_refused(client: httpx.Client) -> None:
+    answer = client.post("/pay", content=(b"x" * 8192 for _ in range(10)))
+    refused(answer, 413, "BODY_TOO_LARGE", None)
+
+
+def test_a_script_that_fails_lets_nothing_through(mesh: Mesh) -> None:
+    mesh.start(
+        "edge-plaintext",
+        "spoilt",
+        change=lambda template: template.replace(
+            "local function check_body(route, text)", "local function check_body(route, text) x()"
+        ),
+        CERTIFICATE_FOLDER=str(mesh.folder / "certs" / "edge"),
+    )
+    before = mesh.payments.calls
+    url = f"http://127.0.0.1:{mesh.listen_ports['spoilt']}/pay"
+    token = mesh.issuer.token("smartpay/payments.write")
+    answer = httpx.post(url, json={}, headers={"authorization": f"Bearer {token}"})
+    refused(answer, 500, "INTERNAL", None)
+    assert mesh.payments.calls == before

@@ -1,0 +1,315 @@
+"""Kills payments amid load with the processor misbehaving, then lets the judge look.
+
+`python -m smartpay_sandbox.chaos` (make chaos-payments) prints one JSON object as its last line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import ssl
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import grpc
+
+from smartpay.payments.v1 import payment_pb2, payments_pb2, payments_pb2_grpc
+from smartpay_sandbox.judge import OPEN, Evidence, judge
+from smartpay_sandbox.launcher import Mesh
+
+# Shorter than in production, so that a run meets every kind of trouble within a minute.
+STRIPE_TIMEOUT_SECONDS = 1.0
+ENVIRONMENT = {
+    "payments": {
+        "STRIPE_TIMEOUT_SECONDS": str(STRIPE_TIMEOUT_SECONDS),
+        "PAYMENTS_FIRST_LOOK_SECONDS": "5",
+    }
+}
+CONCURRENT_CALLERS = 24
+TRIES_MAX = 40  # a caller that does not give up repeats its key until it is answered for good
+RETRY_SECONDS = 0.25
+CALL_SECONDS = 10.0
+SETTLE_SECONDS = 90.0  # recovery's 1 + 5 + 30 s, and room for a slow machine
+CARDS = (
+    *(("pm_card_visa", "pm_card_visa"),) * 7,
+    ("pm_card_chargeDeclinedProcessingError", "pm_card_mastercard"),
+    ("pm_card_visa_chargeDeclinedInsufficientFunds", "pm_card_visa"),
+    ("pm_card_chargeDeclinedProcessingError", "pm_card_chargeDeclinedProcessingError"),
+)
+
+
+def faults(seed: int) -> list[dict[str, Any]]:
+    """Spells what Stripe does wrong during a run; the shares of notes on such suites."""
+    late = int(STRIPE_TIMEOUT_SECONDS * 1500)
+    every = {"method": "POST", "path_prefix": "/v1/payment_intents"}
+    return [
+        {"kind": "error_before", "probability": 0.05, "seed": seed, **every},
+        {
+            "kind": "slow",
+            "when": "after",
+            "delay_ms": late,
+            "probability": 0.1,
+            "seed": seed + 1,
+            **every,
+        },
+        {"kind": "drop_after_commit", "probability": 0.1, "seed": seed + 2, **every},
+        {"kind": "error_after", "probability": 0.04, "seed": seed + 3, **every},
+    ]
+
+
+@dataclass
+class Told:
+    """What the callers of a run were told."""
+
+    answers: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    calls: Counter[str] = field(default_factory=Counter)
+
+
+class Customers:
+    """Callers as they are in life: some ask twice, some give up after the first error.
+
+    Args:
+        mesh: a running mesh.
+        seed: leads to the same orders and the same impatience.
+    """
+
+    def __init__(self, mesh: Mesh, seed: int) -> None:
+        self._mesh = mesh
+        self._seed = seed
+        merchants = json.loads(mesh.run.merchants.read_text())["merchants"]
+        self._accounts = [a["processor_account_id"] for a in merchants[0]["processor_accounts"]]
+        self.told = Told()
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[aiohttp.ClientSession]:
+        """Opens connections to the edge with the demo merchant's token."""
+        tls = ssl.create_default_context(cafile=self._mesh.endpoints["ca"])
+        async with aiohttp.ClientSession(
+            self._mesh.endpoints["rest"],
+            headers={"Authorization": f"Bearer {self._mesh.token()}"},
+            connector=aiohttp.TCPConnector(ssl=tls, limit=CONCURRENT_CALLERS * 2),
+            timeout=aiohttp.ClientTimeout(total=CALL_SECONDS),
+        ) as session:
+            yield session
+
+    def order(self, number: int, chance: random.Random) -> dict[str, Any]:
+        """Makes one order that fraud has no reason to stop."""
+        first, second = chance.choice(CARDS)
+        return {
+            "amount": {"minorUnits": chance.randrange(1000, 20000), "currencyCode": "USD"},
+            "instrument": {
+                "tokens": [
+                    {"processorAccountId": self._accounts[0], "token": first},
+                    {"processorAccountId": self._accounts[1], "token": second},
+                ],
+                "fingerprint": f"card-{self._seed}-{number}",
+            },
+            "captureMethod": "CAPTURE_METHOD_AUTOMATIC",
+            "customerId": f"customer-{self._seed}-{number}",
+        }
+
+    async def buy(self, session: aiohttp.ClientSession, number: int) -> None:
+        """Pays one order the way a caller would."""
+        chance = random.Random(f"{self._seed}-{number}")
+        body = self.order(number, chance)
+        key = f"chaos-{self._seed}-{number}"
+        gives_up = chance.random() < 1 / 3
+        asks_twice = chance.random() < 0.2
+        callers = [self._ask(session, key, body, gives_up) for _ in range(1 + asks_twice)]
+        await asyncio.gather(*callers)
+
+    async def _ask(
+        self, session: aiohttp.ClientSession, key: str, body: dict[str, Any], gives_up: bool
+    ) -> None:
+        for _ in range(TRIES_MAX):
+            try:
+                async with session.post(
+                    "/pay", json=body, headers={"Idempotency-Key": key}
+                ) as response:
+                    self.told.calls[str(response.status)] += 1
+                    if response.status == 201:
+                        self.told.answers.setdefault(key, []).append(await response.json())
+                        return
+            except (aiohttp.ClientError, TimeoutError) as error:
+                self.told.calls[type(error).__name__] += 1
+            if gives_up:
+                return
+            await asyncio.sleep(RETRY_SECONDS)
+
+
+async def pages(session: aiohttp.ClientSession, path: str, name: str) -> list[dict[str, Any]]:
+    """Reads a whole list."""
+    found: list[dict[str, Any]] = []
+    token = ""
+    while True:
+        query = {"pageSize": "200", **({"pageToken": token} if token else {})}
+        async with session.get(path, params=query) as response:
+            response.raise_for_status()
+            page = await response.json()
+        found += page[name]
+        token = page["nextPageToken"]
+        if not token:
+            return found
+
+
+async def events_of(mesh: Mesh) -> list[tuple[str, int, str]]:
+    """Reads the whole log of payments as a consumer would, through the service's own socket."""
+    socket = mesh.run.sockets / "payments.sock"
+    certificate = (("x-forwarded-client-cert", "By=x;URI=spiffe://smartpay/dev/rewards"),)
+    async with grpc.aio.insecure_channel(
+        f"unix:{socket}", options=[("grpc.default_authority", "payments")]
+    ) as channel:
+        stub = payments_pb2_grpc.PaymentsServiceStub(channel)
+        events = []
+        async for step in stub.Watch(payments_pb2.WatchRequest(), metadata=certificate):
+            if step.HasField("event"):
+                status = payment_pb2.Payment.Status.Name(step.event.payment.status)
+                events.append((step.event.subject, step.event.sequence, status))
+            if step.caught_up:
+                break
+        return events
+
+
+async def evidence_of(mesh: Mesh, told: Told, session: aiohttp.ClientSession) -> Evidence:
+    """Waits until everything has settled, then gathers what the judge needs."""
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while True:
+        listed = await pages(session, "/payments", "payments")
+        rewards = await pages(session, "/rewards", "rewards")
+        is_open = any(p["status"] in OPEN for p in listed)
+        earned = {p["paymentId"] for p in listed if p["status"] == "STATUS_SUCCEEDED"}
+        final = {r["paymentId"] for r in rewards if r["status"] == "STATUS_FINAL"}
+        if (not is_open and earned <= final) or time.monotonic() > deadline:
+            break
+        await asyncio.sleep(0.5)
+    shown = []
+    for payment in listed:
+        async with session.get(f"/payments/{payment['paymentId']}") as response:
+            response.raise_for_status()
+            shown.append(await response.json())
+    dumps = {}
+    for name in ("stripe", "solana"):
+        async with (
+            aiohttp.ClientSession() as plain,
+            plain.get(f"{mesh.endpoints['sandbox']}/{name}/dump") as response,
+        ):
+            dumps[name] = await response.json()
+    return Evidence(
+        stripe=dumps["stripe"],
+        solana=dumps["solana"],
+        mint=mesh.endpoints["mint"],
+        payments=shown,
+        rewards=rewards,
+        events=await events_of(mesh),
+        answers=told.answers,
+    )
+
+
+async def set_faults(mesh: Mesh, rules: Sequence[dict[str, Any]]) -> None:
+    """Tells the sandbox what to do wrong; no rules, no faults."""
+    async with (
+        aiohttp.ClientSession() as session,
+        session.put(
+            f"{mesh.endpoints['sandbox']}/stripe/faults", json={"rules": list(rules)}
+        ) as response,
+    ):
+        response.raise_for_status()
+
+
+async def run(mesh: Mesh, *, payments: int, kills: int, seed: int) -> dict[str, Any]:
+    """Takes payments, kills the service meanwhile, waits for recovery, and judges.
+
+    Args:
+        mesh: a mesh that was started with `ENVIRONMENT` and has taken no payments yet.
+        payments: how many orders; their callers come CONCURRENT_CALLERS at a time.
+        kills: how often payments is killed by SIGKILL, spread over the orders.
+        seed: of orders, faults and the moments of the kills.
+    """
+    customers = Customers(mesh, seed)
+    chance = random.Random(seed)
+    started = time.monotonic()
+    await set_faults(mesh, faults(seed))
+    numbers = iter(range(payments))
+    done = 0
+    killed = 0
+    restarts_before = mesh.process("payments").restarts
+
+    async with customers.session() as session:
+
+        async def caller() -> None:
+            nonlocal done
+            for number in numbers:
+                await customers.buy(session, number)
+                done += 1
+
+        async def killer() -> None:
+            nonlocal killed
+            moments = sorted(chance.uniform(0.05, 0.95) * payments for _ in range(kills))
+            for moment in moments:
+                while done < moment:
+                    await asyncio.sleep(0.01)
+                await asyncio.sleep(chance.uniform(0, 0.1))
+                if mesh.process("payments").state != "ready":
+                    await asyncio.to_thread(
+                        mesh.wait_restarted, "payments", restarts_before + killed
+                    )
+                mesh.kill("payments")
+                killed += 1
+                await asyncio.to_thread(mesh.wait_restarted, "payments", restarts_before + killed)
+
+        await asyncio.gather(killer(), *(caller() for _ in range(CONCURRENT_CALLERS)))
+        await set_faults(mesh, [])
+        load_seconds = time.monotonic() - started
+        evidence = await evidence_of(mesh, customers.told, session)
+    violations = judge(evidence)
+    return {
+        "payments": len(evidence.payments),
+        "kills": killed,
+        "seed": seed,
+        "statuses": dict(Counter(p["status"] for p in evidence.payments)),
+        "calls": dict(customers.told.calls),
+        "rewards": len(evidence.rewards),
+        "events": len(evidence.events),
+        "load_seconds": round(load_seconds, 1),
+        "seconds": round(time.monotonic() - started, 1),
+        "violations": len(violations),
+        "examples": violations[:10],
+    }
+
+
+def main() -> None:
+    """Runs one chaos run in a mesh of its own; exits with 1 when a promise was broken."""
+    parser = argparse.ArgumentParser(prog="python -m smartpay_sandbox.chaos")
+    parser.add_argument("--payments", type=int, default=1000)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=int(time.time()))
+    arguments = parser.parse_args()
+    print(f"seed {arguments.seed}", flush=True)
+    with (
+        tempfile.TemporaryDirectory(prefix="smartpay-chaos-") as folder,
+        Mesh(Path(folder), environment=ENVIRONMENT) as mesh,
+    ):
+        verdict = asyncio.run(
+            run(
+                mesh,
+                payments=arguments.payments,
+                kills=arguments.kills,
+                seed=arguments.seed,
+            )
+        )
+    print(json.dumps(verdict))
+    sys.exit(1 if verdict["violations"] else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Reach out: the index of payments, and the events that fill it."""

@@ -1,0 +1,1 @@
+"""Reach out: the model bundle, its engine, the history's store and the payments' events."""

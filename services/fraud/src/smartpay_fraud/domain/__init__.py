@@ -1,0 +1,1 @@
+"""Decides: pure rules, features and verdicts that know no network, store or clock."""

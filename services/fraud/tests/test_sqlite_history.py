@@ -1,0 +1,141 @@
+"""Both histories keep the same promises; the real one keeps them across a restart."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from smartpay_fraud.adapters.sqlite_history import SqliteHistory
+from smartpay_fraud.domain.reasons import Reason
+from smartpay_fraud.domain.scoring import Assessment, Claim, Finding, History, Memory
+from smartpay_fraud.domain.transaction import Transaction, TransactionKey
+from smartpay_fraud.domain.verdict import Verdict
+
+AN_ASSESSMENT = Assessment(
+    transaction=Transaction("mer", False, "t1", 1_999, "USD", "customer", "card", "device", "::1"),
+    verdict=Verdict.REVIEW,
+    score=0.1 + 0.2,
+    reasons=(Reason("AMOUNT_HIGH", "The amount is about 20 USD.", 1 / 3),),
+    model_version="trees-0",
+    rules_version=1,
+    scored_ms=1_000,
+)
+KEY = AN_ASSESSMENT.transaction.key
+
+
+def another(number: int, **changes: object) -> Assessment:
+    transaction = replace(AN_ASSESSMENT.transaction, transaction_id=f"t{number}")
+    assessment = replace(AN_ASSESSMENT, transaction=transaction, scored_ms=number * 1_000)
+    return replace(assessment, **changes)  # type: ignore[arg-type]  # names are checked at run
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def kept(
+    request: pytest.FixtureRequest, history: History, tmp_path: Path
+) -> AsyncIterator[History]:
+    if request.param == "memory":
+        yield history
+        return
+    opened = await SqliteHistory.open(tmp_path / "fraud.db")
+    yield opened
+    await opened.close()
+
+
+async def replayed(history: History, since_ms: int = 0, limit: int = 100) -> list[Memory]:
+    return [memory async for memory in history.replay(since_ms, limit)]
+
+
+async def test_what_was_added_is_found_unchanged(kept: History) -> None:
+    assert await kept.find(KEY) is None
+    assert await kept.add(AN_ASSESSMENT) == AN_ASSESSMENT
+    assert await kept.find(KEY) == AN_ASSESSMENT
+
+
+async def test_the_first_assessment_of_a_transaction_stays(kept: History) -> None:
+    await kept.add(AN_ASSESSMENT)
+    second = replace(AN_ASSESSMENT, verdict=Verdict.BLOCK)
+    assert await kept.add(second) == AN_ASSESSMENT
+    assert await kept.find(KEY) == AN_ASSESSMENT
+
+
+async def test_tenants_and_modes_are_apart(kept: History) -> None:
+    await kept.add(AN_ASSESSMENT)
+    assert await kept.find(KEY._replace(merchant_id="other")) is None
+    assert await kept.find(KEY._replace(livemode=True)) is None
+
+
+async def test_a_claim_is_new_once(kept: History) -> None:
+    await kept.add(AN_ASSESSMENT)
+    claim = Claim(KEY, "recorded", Finding.FRAUD, 5_000, None)
+    assert await kept.add_claims([claim], None) == [
+        Memory(AN_ASSESSMENT.transaction, 5_000, Finding.FRAUD)
+    ]
+    assert await kept.add_claims([claim], None) == []
+    assert await kept.add_claims([replace(claim, heard_ms=9_000)], None) == []
+
+
+async def test_a_changed_word_is_new_and_replaces_the_first(kept: History) -> None:
+    await kept.add(AN_ASSESSMENT)
+    claim = Claim(KEY, "recorded", Finding.FRAUD, 5_000, 4_000)
+    await kept.add_claims([claim], None)
+    (corrected,) = await kept.add_claims([replace(claim, known_ms=4_500)], None)
+    assert corrected.at_ms == 4_500
+    (changed,) = await kept.add_claims([replace(claim, finding=Finding.LEGITIMATE)], None)
+    assert changed.finding is Finding.LEGITIMATE
+    findings = [memory for memory in await replayed(kept) if memory.finding]
+    assert findings == [changed]
+
+
+async def test_a_claim_about_nothing_scored_is_dropped(kept: History) -> None:
+    stranger = Claim(TransactionKey("mer", False, "none"), "x", Finding.FRAUD, 1, None)
+    assert await kept.add_claims([stranger], "7") == []
+
+
+async def test_a_replay_tells_scores_in_order_and_then_findings(kept: History) -> None:
+    for number in (1, 2, 3):
+        await kept.add(another(number))
+    await kept.add(another(4, verdict=Verdict.BLOCK))
+    await kept.add_claims([Claim(KEY, "recorded", Finding.FRAUD, 1, None)], None)
+    memories = await replayed(kept)
+    assert [m.transaction.transaction_id for m in memories] == ["t1", "t2", "t3", "t4", "t1"]
+    assert [m.blocked for m in memories] == [False, False, False, True, False]
+    assert memories[-1].finding is Finding.FRAUD
+
+
+async def test_a_replay_is_bounded_in_time_and_number(kept: History) -> None:
+    for number in range(1, 6):
+        await kept.add(another(number))
+    claims = [Claim(another(n).transaction.key, "recorded", Finding.FRAUD, 1, None) for n in (1, 5)]
+    await kept.add_claims(claims, None)
+    recent = await replayed(kept, since_ms=4_000)
+    assert [m.transaction.transaction_id for m in recent] == ["t4", "t5", "t5"]
+    last = await replayed(kept, limit=2)
+    assert [m.transaction.transaction_id for m in last] == ["t4", "t5", "t5"]
+
+
+async def test_the_cursor_and_the_claims_survive_a_restart_together(tmp_path: Path) -> None:
+    first = await SqliteHistory.open(tmp_path / "fraud.db")
+    assert await first.cursor() == ""
+    await first.add(AN_ASSESSMENT)
+    await first.add_claims([Claim(KEY, "decline:0", Finding.DECLINED, 2, None)], "41")
+    await first.add_claims([], "42")
+    await first.close()
+    second = await SqliteHistory.open(tmp_path / "fraud.db")
+    assert await second.cursor() == "42"
+    assert await second.find(KEY) == AN_ASSESSMENT
+    assert len(await replayed(second)) == 2
+    await second.close()
+
+
+async def test_a_replay_reads_page_after_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("smartpay_fraud.adapters.sqlite_history.REPLAY_PAGE", 3)
+    opened = await SqliteHistory.open(tmp_path / "fraud.db")
+    for number in range(1, 9):
+        await opened.add(another(number))
+        claim = Claim(another(number).transaction.key, "recorded", Finding.FRAUD, 1, None)
+        await opened.add_claims([claim], None)
+    assert len(await replayed(opened)) == 16
+    await opened.close()

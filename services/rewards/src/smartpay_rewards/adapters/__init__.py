@@ -1,0 +1,1 @@
+"""How rewards reaches the chain, the payments service and its store."""

@@ -1,0 +1,1 @@
+"""What rewards decides; no network, no protobuf, no clock of its own."""
