@@ -66,7 +66,7 @@ def test_an_answer_too_large_for_rest_is_a_problem_too(client: httpx.Client) -> 
     assert answer.status_code == 500
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.json()["reason"] == "INTERNAL"
-    assert answer.json()["request_id"] == answer.headers["x-request-id"]
+    assert answer.json()["requestId"] == answer.headers["x-request-id"]
 
 
 def test_a_refusal_becomes_a_problem_with_everything_the_service_said(client: httpx.Client) -> None:
@@ -83,7 +83,7 @@ def test_a_refusal_becomes_a_problem_with_everything_the_service_said(client: ht
         "errors": [
             {"field": "amount.minorUnits", "detail": 'must be "good"\nand 漢字', "reason": "RULE"}
         ],
-        "request_id": answer.headers["x-request-id"],
+        "requestId": answer.headers["x-request-id"],
     }
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import random
+import re
 from collections.abc import Iterator
 
 import httpx
 import pytest
+from google.protobuf import json_format
 
+from smartpay.payments.v1 import payments_pb2
 from smartpay_gateway.testing import PAYMENT_ID, Mesh
 
 BODY_BYTES = 65536
@@ -28,7 +32,7 @@ def refused(answer: httpx.Response, status: int, reason: str, field: str | None)
     assert problem["status"] == status
     assert problem["detail"].endswith(".")
     assert problem["remedy"].endswith(".")
-    assert problem["request_id"] == answer.headers["x-request-id"]
+    assert problem["requestId"] == answer.headers["x-request-id"]
 
 
 @pytest.mark.parametrize(
@@ -256,6 +260,109 @@ def test_a_body_of_the_largest_size_is_taken_and_one_byte_more_refused(
 def test_a_large_body_of_unstated_size_is_refused(client: httpx.Client) -> None:
     answer = client.post("/pay", content=(b"x" * 8192 for _ in range(10)))
     refused(answer, 413, "BODY_TOO_LARGE", None)
+
+
+@pytest.mark.parametrize(
+    "path", [f"{REFUND[:9]}/%E9", "/payments?pageToken=%ff", "/payments?%c3=x"]
+)
+def test_text_in_the_address_that_is_no_utf_8_is_refused(client: httpx.Client, path: str) -> None:
+    refused(client.get(path), 400, "FIELD_INVALID", None)
+
+
+def test_text_in_the_address_reaches_the_service_decoded(client: httpx.Client) -> None:
+    token = "é漢🙂\U0010ffff"
+    answer = client.get("/payments", params={"pageToken": token})
+    assert answer.json()["nextPageToken"] == f"0/{token}/0"
+    assert client.get("/payments/a%2Fb").json()["paymentId"] == "a/b"
+
+
+def test_an_answer_to_head_has_no_body_that_the_next_answer_would_start_with(
+    client: httpx.Client,
+) -> None:
+    for path in ("/payments", "/nope", f"/payments/{PAYMENT_ID}"):
+        assert client.head(path).status_code == 404
+        assert client.get("/payments").status_code == 200
+
+
+def test_a_request_for_another_protocol_is_refused_at_once(client: httpx.Client) -> None:
+    headers = {"connection": "upgrade", "upgrade": "websocket"}
+    refused(client.get("/payments", headers=headers), 400, "FIELD_INVALID", "upgrade")
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [({"x-large": "y" * 40_000}, 431), ({f"x-{n}": "y" for n in range(80)}, 431)],
+)
+def test_headers_beyond_their_limits_are_refused(
+    client: httpx.Client, headers: dict[str, str], status: int
+) -> None:
+    answer = client.get("/payments", headers=headers)
+    assert (answer.status_code, answer.json()["reason"]) == (status, "FIELD_INVALID")
+    assert "headers" in answer.json()["detail"]
+
+
+GOOD_BODY = json.dumps(
+    {
+        "amount": {"minorUnits": "1999", "currencyCode": "USD"},
+        "instrument": {"tokens": [{"processorAccountId": "pac_1", "token": "pm_1"}]},
+        "captureMethod": "CAPTURE_METHOD_AUTOMATIC",
+        "offSession": False,
+        "metadata": {"order": "7"},
+        "description": 'a "b" é',
+    }
+)
+SCRAPS = ["{", "}", "[", "]", '"', ":", ",", "\\", " ", "'", "0", "-", "e", ".", "null", "\n", "//"]
+NAMES = ["amount", "minor_units", "minorUnits", "capture_method", "order", "tokens", "nope", "é"]
+
+
+def spoilt(body: str, chance: random.Random) -> str:
+    """Changes one to three places of a body, by scraps or by swapped names."""
+    for _ in range(chance.randint(1, 3)):
+        at = chance.randrange(len(body))
+        match chance.randrange(4):
+            case 0:
+                body = body[:at] + chance.choice(SCRAPS) + body[at:]
+            case 1:
+                body = body[:at] + body[at + 1 :]
+            case 2:
+                body = body[:at] + chance.choice(SCRAPS) + body[at + 1 :]
+            case _:
+                names = re.findall(r'"(\w+)":', body) or ["amount"]
+                body = body.replace(f'"{chance.choice(names)}"', f'"{chance.choice(NAMES)}"', 1)
+    return body
+
+
+def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    names = [name for name, _ in pairs]
+    if len(set(names)) != len(names):
+        raise ValueError("a name twice")
+    return dict(pairs)
+
+
+def strictly(body: str) -> payments_pb2.CreatePaymentRequest | None:
+    """Reads a body as Python's strict JSON and protobuf's own reader do; None when they refuse."""
+    try:
+        json.loads(body, object_pairs_hook=once, parse_constant=lambda name: int(name))
+        return json_format.Parse(body, payments_pb2.CreatePaymentRequest())
+    except (ValueError, json_format.ParseError):
+        return None
+
+
+def test_no_body_is_taken_that_strict_readers_refuse_or_read_otherwise(
+    client: httpx.Client, mesh: Mesh
+) -> None:
+    chance = random.Random(7)
+    taken = 0
+    for _ in range(600):
+        body = spoilt(GOOD_BODY, chance)
+        answer = client.post("/pay", content=body.encode())
+        if answer.status_code == 201:
+            assert mesh.payments.requests[-1] == strictly(body), body
+            taken += 1
+        else:
+            assert (body, answer.status_code) == (body, 400)
+    # Both kinds must occur, or the test shows nothing.
+    assert 10 < taken < 500
 
 
 def test_a_script_that_fails_lets_nothing_through(mesh: Mesh) -> None:

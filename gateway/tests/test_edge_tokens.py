@@ -248,11 +248,34 @@ def test_the_access_log_tells_the_call_and_no_secret(mesh: Mesh) -> None:
     request_id = answer.headers["x-request-id"]
     (line,) = mesh.access_log_of("edge", request_id)
     assert line["path"] == "/payments"
+    assert line["method"] == "GET"
     assert line["rpc"] == "/smartpay.payments.v1.PaymentsService/ListPayments"
     assert line["status"] == 200
     (inner,) = mesh.access_log_of("payments", request_id)
     assert inner["peer"] == "spiffe://smartpay/dev/edge"
     assert inner["grpc_status"] == "OK"
+    assert "path" not in inner
     written = (mesh.folder / "edge.access.log").read_text()
     assert "sesame" not in written
     assert token[-16:] not in written
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/payments/4242424242424242",
+        "/payments/4242-4242-4242-4242",
+        "/payments/4242%204242%204242%204242",
+        "/4242424242424242",
+        "/nope/4242.4242.4242.4242",
+    ],
+)
+def test_a_card_number_in_a_path_is_not_logged(mesh: Mesh, path: str) -> None:
+    with mesh.rest(**bearer(mesh.issuer.token(READ))) as client:
+        request_id = client.get(path).headers["x-request-id"]
+    (line,) = mesh.access_log_of("edge", request_id)
+    assert line["path"] == "(digits)"
+    if path.startswith("/payments"):
+        assert mesh.access_log_of("payments", request_id)
+    for service in ("edge", "payments"):
+        assert "4242" not in (mesh.folder / f"{service}.access.log").read_text()

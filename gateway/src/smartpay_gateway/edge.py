@@ -36,6 +36,13 @@ OUTSIDERS_MAY_NOT_SEND = (
     LOCAL_REPLY_HEADER,
     "x-request-id",
 )
+ACCESS_LOG_FIELDS = {
+    # Of a REST call Envoy would guess a gRPC status; the sidecar's line has the true one.
+    **{k: v for k, v in filters.ACCESS_LOG_FIELDS.items() if k != "grpc_status"},
+    "method": "%REQ(X-ENVOY-ORIGINAL-METHOD?:METHOD)%",
+    # As answer.lua notes it: no query string, nothing like a card number.
+    "path": "%DYNAMIC_METADATA(smartpay.rest:path)%",
+}
 INTERNAL_PROBLEM: dict[str, object] = {
     "type": "https://smartpay.dev/problems/internal",
     "title": "Internal",
@@ -44,7 +51,7 @@ INTERNAL_PROBLEM: dict[str, object] = {
     "detail": "The answer is too large for REST.",
     "remedy": "Ask for less at once, or use gRPC.",
     "errors": [],
-    "request_id": "%REQ(X-REQUEST-ID)%",
+    "requestId": "%REQ(X-REQUEST-ID)%",
 }
 
 
@@ -83,12 +90,7 @@ def edge(contract: Contract, *, tls: bool) -> bootstrap.Bootstrap:
         ],
         hcm.HttpConnectionManagerCodecType.AUTO,
     )
-    # Of a REST call Envoy would guess a gRPC status; the sidecar's line has the true one.
-    manager.access_log = [
-        filters.access_log(
-            {k: v for k, v in filters.ACCESS_LOG_FIELDS.items() if k != "grpc_status"}
-        )
-    ]
+    manager.access_log = [filters.access_log(ACCESS_LOG_FIELDS)]
     manager.use_remote_address = True
     # An escaped slash stays inside its variable, where the service refuses it with a reason.
     manager.path_with_escaped_slashes_action = (

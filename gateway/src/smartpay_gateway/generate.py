@@ -12,12 +12,9 @@ import betterproto2
 from smartpay_gateway.contract import Contract, read_contract
 from smartpay_gateway.edge import edge
 from smartpay_gateway.sidecar import sidecar
-from smartpay_gateway.templates import TEMPLATES, with_port_holes
+from smartpay_gateway.templates import DESCRIPTORS, TEMPLATES, with_port_holes
 from smartpay_gateway.topology import SERVICES
 from smartpay_gateway.transport import sds_files
-
-DESCRIPTORS = Path("protos/gen/smartpay.binpb")
-"""Where `make protos` puts the descriptor set, seen from the repository's root."""
 
 # envoy-data-plane spells fields with a digit before letters wrongly: consecutive5Xx.
 _MISSPELT = re.compile(r"(\d)X([a-z])")

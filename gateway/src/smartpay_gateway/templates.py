@@ -15,11 +15,14 @@ from pathlib import Path
 
 from smartpay_gateway.topology import SERVICES
 
-_BESIDE_CODE = Path(__file__).parent / "templates"
+_BESIDE_CODE = Path(__file__).parent / "committed_templates"
 TEMPLATES = (
     _BESIDE_CODE if _BESIDE_CODE.is_dir() else Path(__file__).resolve().parents[2] / "templates"
 )
 """Where the committed templates are: in an installed package, or in the repository."""
+
+DESCRIPTORS = Path("protos/gen/smartpay.binpb")
+"""Where `make protos` puts the descriptor set, seen from the repository's root."""
 
 # A Unix socket's path must fit sockaddr_un.sun_path (108 bytes with its end), unix(7).
 SOCKET_PATH_BYTES = 107
@@ -36,8 +39,8 @@ class Kind(StrEnum):
 
     HOST = r"[A-Za-z0-9._:\-]{1,253}"
     PORT = r"[0-9]{1,5}"
-    SOCKET = r"/[A-Za-z0-9._/\-]+"
-    PATH = r"/[A-Za-z0-9._/ \-]+"
+    SOCKET = r'/[^\x00-\x1f"\\]+'
+    PATH = r'/[^\x00-\x1f"\\]*'
     NAME = r"[a-z][a-z0-9-]{0,30}"
     SCHEME = r"https?"
     ISSUER = r"https?://[A-Za-z0-9._:\-]+(/[A-Za-z0-9._~/\-]*)?"

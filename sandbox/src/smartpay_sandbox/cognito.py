@@ -93,7 +93,7 @@ def provision(
     """
     import boto3  # a second of start-up that only a first start pays
 
-    cognito: Any = boto3.client(
+    cognito: Any = boto3.client(  # type: ignore[no-untyped-call]
         "cognito-idp",
         endpoint_url=url,
         region_name=REGION,

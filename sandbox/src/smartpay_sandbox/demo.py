@@ -200,8 +200,8 @@ class Story:
         options = {"encoding": "base64", "commitment": "finalized"}
         receipt = self._chain("getAccountInfo", reward["receiptAddress"], options)["value"]
         require(receipt is not None, "the receipt account exists", final)
-        options = {"encoding": "json", "maxSupportedTransactionVersion": 0}
-        minted = self._chain("getTransaction", reward["signature"], options)
+        readable = {"encoding": "json", "maxSupportedTransactionVersion": 0}
+        minted = self._chain("getTransaction", reward["signature"], readable)
         require(minted is not None and minted["meta"]["err"] is None, "the mint landed", final)
         tokens = in_tokens(int(reward["tokenBaseUnits"]))
         self._say(f"tokens minted for 19.99 USD: {tokens} (2 %, at least 1), exactly once:")
@@ -338,12 +338,12 @@ def what_next(mesh: Mesh, console: Console) -> None:
         },
         "captureMethod": "CAPTURE_METHOD_AUTOMATIC",
     }
-    curl = f"curl --cacert {endpoints['ca']} -H \"Authorization: Bearer $(make token)\""
+    curl = f'curl --cacert {endpoints["ca"]} -H "Authorization: Bearer $(make token)"'
     lines = (
         "The mesh goes on running. Try, for instance:",
         f"  {curl} {endpoints['rest']}/payments",
         f"  {curl} {endpoints['rest']}/pay -H 'Idempotency-Key: mine-1' -d '{json.dumps(body)}'",
-        f"  {curl} -N {endpoints['rest']}/chat -d '{{\"message\": \"what is my approval rate?\"}}'",
+        f'  {curl} -N {endpoints["rest"]}/chat -d \'{{"message": "what is my approval rate?"}}\'',
         "  make status, make logs LOG=payments, make token CLIENT=readonly",
         "Stop it with `make down` (state stays) or `make clean` (all is forgotten).",
     )

@@ -1,4 +1,4 @@
-"""A merchant's backend in a few lines: REST over TLS to the edge, with the standard library alone."""
+"""A merchant's backend in a few lines: REST over TLS, with the standard library alone."""
 
 from __future__ import annotations
 

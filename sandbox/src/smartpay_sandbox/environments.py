@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +23,7 @@ PYTHON_MIN = (3, 11)
 APT_LINE = "apt-get install -y --no-install-recommends python3-venv make git ca-certificates"
 STAMP = "smartpay-lock.sha256"
 IN_HOUSE = "smartpay-in-house.pth"
+SHARDS = 2  # pip is bound by one core; two of them halve the time, more only queue for the disk
 SAY_EVERY_SECONDS = 5.0  # a plain log shows that it lives, and stays short
 _UNITS = {"B": 1, "bytes": 1, "kB": 1_000, "MB": 1_000_000, "GB": 1_000_000_000}
 
@@ -70,19 +72,29 @@ class Environment:
         Raises:
             SetupError: with the last lines of what failed.
         """
-        self.packages = sum(1 for line in self.lock.read_text().splitlines() if "==" in line)
+        pins = [line for line in self.lock.read_text().splitlines() if "==" in line]
+        self.packages = len(pins)
         if not self.python.exists():
             self.step = "creating"
             self._run(sys.executable, "-m", "venv", str(self.folder))
         self.step = "downloading"
-        # The lock is complete: no resolver, and bytecode is made by the first import.
-        options = ("--no-deps", "--no-compile", "--disable-pip-version-check", "--no-input")
-        self._run(str(self.python), "-m", "pip", "install", *options, "-r", str(self.lock))
+        shards = [pins[number::SHARDS] for number in range(SHARDS)]
+        # The lock is complete and nothing is resolved, so its parts do not depend on each other.
+        with ThreadPoolExecutor(SHARDS) as pool:
+            list(pool.map(self._install_shard, range(SHARDS), shards))
         if self.in_house:
             site = next((self.folder / "lib").glob("python3.*/site-packages"))
             (site / IN_HOUSE).write_text("".join(f"{path}\n" for path in self.in_house))
         (self.folder / STAMP).write_text(self.fingerprint())
         self.step = "ready"
+
+    def _install_shard(self, number: int, pins: list[str]) -> None:
+        file = self.folder / f"shard-{number}.lock"
+        file.write_text("\n".join(pins))
+        # Bytecode is made by the first import; that is faster than compiling what nobody imports.
+        options = ("--no-deps", "--no-compile", "--disable-pip-version-check", "--no-input")
+        self._run(str(self.python), "-m", "pip", "install", *options, "-r", str(file))
+        file.unlink()
 
     def _run(self, *command: str) -> None:
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
@@ -96,20 +108,22 @@ class Environment:
             env=environment,
         )
         assert process.stdout is not None
+        before = ""
         for line in process.stdout:
             self.log.append(line.rstrip())
-            self._read(line.strip())
+            self._read(line.strip(), before)
+            before = line.strip()
         if process.wait() != 0:
             tail = "\n  ".join(self.log[-12:])
             raise SetupError(f"{self.folder.name}: {' '.join(command[1:4])} failed:\n  {tail}")
 
-    def _read(self, line: str) -> None:
-        if line.startswith(("Collecting ", "Requirement already satisfied: ")):
-            self.collected += 1
-        elif line.startswith("Processing "):  # an index of local files
-            self.collected += not self.log[-2:-1] or not self.log[-2].startswith("Collecting ")
+    def _read(self, line: str, before: str) -> None:
+        if line.startswith("Processing "):  # a wheel of a local index
             wheel = Path(line.removeprefix("Processing ").split(" (from ")[0])
             self.received_bytes += wheel.stat().st_size if wheel.is_file() else 0
+            self.collected += not before.startswith("Collecting ")
+        elif line.startswith(("Collecting ", "Requirement already satisfied: ")):
+            self.collected += 1
         elif line.startswith("Downloading ") and (size := re.search(r"\(([\d.]+) (\w+)\)", line)):
             self.received_bytes += int(float(size[1]) * _UNITS.get(size[2], 0))
         elif line.startswith("Installing collected"):

@@ -11,6 +11,7 @@ import http.client
 import ssl
 import sys
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import grpc
@@ -33,9 +34,8 @@ async def serves(socket: Path) -> bool:
     options = [("grpc.default_authority", "health")]
     try:
         async with grpc.aio.insecure_channel(f"unix:{socket}", options=options) as channel:
-            answer = await HealthStub(channel).Check(  # type: ignore[misc]
-                HealthCheckRequest(), timeout=CHECK_SECONDS
-            )
+            stub: Any = HealthStub(channel)  # its published types know only blocking channels
+            answer = await stub.Check(HealthCheckRequest(), timeout=CHECK_SECONDS)
     except grpc.aio.AioRpcError:
         return False
     return bool(answer.status == HealthCheckResponse.SERVING)
@@ -71,9 +71,7 @@ async def pass_gate(run: RunFolder) -> None:
                 await asyncio.sleep(POLL_SECONDS)
             while any(status != http.client.OK for status in paths.values()):
                 for path in paths:
-                    paths[path] = await asyncio.to_thread(
-                        read_through_edge, endpoints, token, path
-                    )
+                    paths[path] = await asyncio.to_thread(read_through_edge, endpoints, token, path)
                 await asyncio.sleep(POLL_SECONDS)
     except TimeoutError:
         missing = ", ".join(waiting) or "every service serves"

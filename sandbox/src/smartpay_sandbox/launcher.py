@@ -27,7 +27,7 @@ from smartpay_sandbox.supervisor import (
     MeshState,
     Supervisor,
     hold,
-    is_held,
+    holder,
 )
 
 POLL_SECONDS = 0.05
@@ -101,7 +101,7 @@ class Mesh:
     @property
     def is_running(self) -> bool:
         """Tells whether a supervisor runs for this folder."""
-        return is_held(self.run)
+        return holder(self.run) != 0
 
     @property
     def status(self) -> dict[str, Any]:
@@ -121,6 +121,7 @@ class Mesh:
         self.run.make()
         if self.is_running:
             raise AlreadyRunningError(f"a mesh runs in {self.run.root} already")
+        self._collect()
         self.run.status.unlink(missing_ok=True)
         log = self.run.log("supervisor")
         parent = os.getpid()
@@ -159,13 +160,17 @@ class Mesh:
         Raises:
             MeshError: when the supervisor does not end.
         """
-        if self.is_running and (pid := self.status.get("supervisor")):
-            os.kill(int(pid), signal.SIGTERM)
+        if pid := holder(self.run):
+            os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + STOP_SECONDS
         while self.is_running:
             if time.monotonic() > deadline:
                 raise MeshError(f"still running after {STOP_SECONDS:.0f} s; see {self.run.logs}")
             time.sleep(POLL_SECONDS)
+        self._collect()
+
+    def _collect(self) -> None:
+        """Takes note of how the last supervisor ended, so that no zombie stays."""
         if self._supervisor is not None:
             self._supervisor.wait()
             self._supervisor = None
@@ -256,6 +261,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.command == "supervise":
         sys.exit(supervise(RunFolder(arguments.run), arguments.plan, arguments.environment))
+    if arguments.command in ("status", "logs", "token"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `make status | head` ends in silence
     sys.exit(commands.execute(arguments))
 
 

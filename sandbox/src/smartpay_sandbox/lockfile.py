@@ -69,7 +69,7 @@ def projects(root: Path) -> dict[str, Path]:
 
 def locks(root: Path) -> dict[Path, str]:
     """Computes all lock files: path to text."""
-    installed = {canonicalize_name(d.metadata["Name"]): d for d in distributions()}
+    installed = {str(canonicalize_name(d.metadata["Name"])): d for d in distributions()}
     ours = projects(root)
     lines = (root / "requirements.in").read_text().splitlines()
     wanted = [line for line in lines if line and not line.startswith("#")]
@@ -77,9 +77,7 @@ def locks(root: Path) -> dict[Path, str]:
         wanted += requirements_of(project, extras=True)
     written = {root / "requirements.lock": HEADER + _text(closure(wanted, installed))}
     shared = [
-        line
-        for name in ("protos", "chassis")
-        for line in requirements_of(ours[name], extras=False)
+        line for name in ("protos", "chassis") for line in requirements_of(ours[name], extras=False)
     ]
     for name, project in ours.items():
         if project.parent.name == "services":

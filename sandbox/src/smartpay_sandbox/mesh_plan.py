@@ -164,9 +164,7 @@ def _services(
         own[f"{service.upper()}_STORE_PATH"] = str(state / f"{service}.sqlite")
         if service == "payments":
             own["STRIPE_API_BASE"] = f"http://{LOOPBACK}:{ports['sandbox']}/stripe"
-            own["STRIPE_SECRET_KEY_FILE"] = str(
-                run.secret(tenants.DEMO.secret_name("primary"))
-            )
+            own["STRIPE_SECRET_KEY_FILE"] = str(run.secret(tenants.DEMO.secret_name("primary")))
         if service == "rewards":
             own |= _chain_environment(run, ports, chain)
             own["DEFAULT_USER_WALLET"] = chain.default_wallet

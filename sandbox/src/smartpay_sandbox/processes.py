@@ -15,7 +15,6 @@ from urllib.parse import urlsplit
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 _LIBC = ctypes.CDLL(None, use_errno=True)  # loaded before any fork
-LOG_BYTES_MAX = 20_000_000  # an hour of a busy mesh; an older half is kept as .1
 CONNECT_SECONDS = 2.0  # a loopback listener that needs longer is not ready
 
 
@@ -51,14 +50,14 @@ class Answering:
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
-                writer.write(
-                    f"GET {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n"
-                    "Connection: close\r\n\r\n".encode()
-                )
-                status = await reader.readline()
+                with contextlib.closing(writer):
+                    writer.write(
+                        f"GET {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n"
+                        "Connection: close\r\n\r\n".encode()
+                    )
+                    status = await reader.readline()
         except (OSError, TimeoutError):
             return False
-        writer.close()
         return status.split()[1:2] == [b"200"]
 
 
@@ -98,8 +97,6 @@ class Child:
     """
 
     def __init__(self, process: Process, log: Path) -> None:
-        if log.exists() and log.stat().st_size > LOG_BYTES_MAX:
-            log.replace(log.with_suffix(".1.log"))
         parent = os.getpid()
         with log.open("ab") as output:
             self._log, self._log_start = log, output.tell()

@@ -12,6 +12,7 @@ from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 SOCKET_PATH_BYTES_MAX = 107  # sockaddr_un.sun_path is 108 with its end; unix(7)
+LOG_BYTES_MAX = 20_000_000  # some hours of a busy mesh; looked at when a mesh starts
 LONGEST_SOCKET_NAME = "assistant-egress.sock"
 
 
@@ -44,7 +45,7 @@ class RunFolder:
         return Path(tempfile.gettempdir()) / f"smartpay-{digest}"
 
     def make(self) -> None:
-        """Makes all folders, closed to other users.
+        """Makes all folders, closed to other users, and sets long logs aside.
 
         Raises:
             PermissionError: when another user owns the sockets' folder.
@@ -55,6 +56,9 @@ class RunFolder:
             if folder.stat().st_uid != os.getuid():
                 raise PermissionError(f"{folder} belongs to another user; remove it first")
             folder.chmod(0o700)
+        for log in self.logs.glob("*.log"):
+            if log.stat().st_size > LOG_BYTES_MAX:
+                log.replace(log.with_suffix(".log.1"))
 
     def remove_sockets(self) -> None:
         """Removes what lies outside the folder or means nothing once the mesh is down."""

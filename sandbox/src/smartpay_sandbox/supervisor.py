@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import signal
+import struct
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ RESTARTS_MAX = 5  # more in the window means that it can't run, not that it fell
 RESTART_WINDOW_SECONDS = 30.0
 RESTART_PAUSE_SECONDS = 0.1
 FAILED_STOP_SECONDS = 3.0  # after a failed start nothing is worth waiting long for
+_FLOCK = "hhqqi4x"  # struct flock of 64-bit Linux: type, whence, start, length, process id
 LAST_LINES = 15  # of a log, enough for a traceback's end
 
 
@@ -52,30 +54,32 @@ class Standing:
     since: float = 0.0
 
 
-def hold(run: RunFolder) -> IO[str]:
+def hold(run: RunFolder) -> IO[bytes]:
     """Takes the folder's lock for the life of the returned file.
 
     Raises:
         AlreadyRunningError: when a supervisor has it.
     """
-    file = run.lock.open("a")
+    file = run.lock.open("ab")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.close()
         raise AlreadyRunningError(f"a mesh runs in {run.root} already") from None
     return file
 
 
-def is_held(run: RunFolder) -> bool:
-    """Tells whether a supervisor runs, also when it was killed a moment ago."""
-    try:
-        hold(run).close()
-    except FileNotFoundError:
-        return False
-    except AlreadyRunningError:
-        return True
-    return False
+def holder(run: RunFolder) -> int:
+    """Answers the supervisor's process id, 0 when none runs, without ever taking the lock.
+
+    The kernel is asked (F_GETLK, fcntl(2)), so a process id left in a file deceives nobody.
+    """
+    if not run.lock.exists():
+        return 0
+    with run.lock.open("rb") as file:
+        wish = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        kind, _, _, _, pid = struct.unpack(_FLOCK, fcntl.fcntl(file, fcntl.F_GETLK, wish))
+    return 0 if kind == fcntl.F_UNLCK else int(pid)
 
 
 class Supervisor:
@@ -173,14 +177,14 @@ class Supervisor:
         """Waits until the process is ready; answers why it is not, or ""."""
         deadline = self._clock() + self._ready_seconds
         while self._clock() < deadline:
-            if process.is_task or child.exited.done():
-                async with asyncio.timeout(self._ready_seconds):
-                    code = await asyncio.shield(child.exited)
+            if child.exited.done():
+                code = child.exited.result()
                 return "" if process.is_task and code == 0 else how_it_ended(code)
-            if process.ready is None or await process.ready.is_true():
+            if not process.is_task and (process.ready is None or await process.ready.is_true()):
                 return ""
             await asyncio.wait({child.exited}, timeout=PROBE_SECONDS)
-        return f"was not ready within {self._ready_seconds:.0f} s"
+        await child.stop(FAILED_STOP_SECONDS)
+        return f"was not ready within {self._ready_seconds:g} s"
 
     def _fail(self, process: Process, reason: str) -> None:
         child = self._children.get(process.name)

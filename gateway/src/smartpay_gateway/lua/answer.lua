@@ -21,7 +21,10 @@ end
 local function write_problem(handle, problem)
   problem.request_id = noted(handle, "request_id")
   problem.request_id = problem.request_id and quoted(problem.request_id)
-  replace_body(handle, problem_json(problem))
+  -- An answer to HEAD has no body: one would be read as the start of the next answer.
+  if not noted(handle, "head") then
+    replace_body(handle, problem_json(problem))
+  end
   local headers = handle:headers()
   headers:replace(":status", problem.status)
   headers:replace("content-type", "application/problem+json")
@@ -30,10 +33,22 @@ local function write_problem(handle, problem)
   end
 end
 
+-- What the access log may show of a path: none that holds digits like those of a card.
+local function loggable(path)
+  path = path:match("^[^?]*")
+  local digits = path:gsub("%%%x%x", ""):gsub("[%-%+%._ ]", "")
+  return digits:find(("%d"):rep(12)) and "(digits)" or path
+end
+
 function envoy_on_request(handle)
   local headers = handle:headers()
   local notes = handle:streamInfo():dynamicMetadata()
+  notes:set("smartpay.rest", "stage", "headers")
+  notes:set("smartpay.rest", "path", loggable(headers:get(":path")))
   notes:set("smartpay.rest", "request_id", headers:get("x-request-id") or "")
+  if headers:get(":method") == "HEAD" then
+    notes:set("smartpay.rest", "head", true)
+  end
   if is_native(headers:get("content-type")) then
     notes:set("smartpay.rest", "native", true)
   end
@@ -47,11 +62,12 @@ function envoy_on_response(handle)
     return
   end
   local asked = headers:get("x-http-status")
-  headers:remove("x-http-status")
-  headers:remove("grpc-accept-encoding")
+  for _, name in ipairs({ "x-http-status", "grpc-status", "grpc-message", "grpc-accept-encoding" }) do
+    headers:remove(name)
+  end
   local status = headers:get(":status")
   if cause then
-    write_problem(handle, problem_of_reply(status, cause, body_text(handle), noted(handle, "query_only")))
+    write_problem(handle, problem_of_reply(status, cause, body_text(handle), noted(handle, "stage")))
   elseif status >= "400" then
     write_problem(handle, problem_of_status(body_text(handle)))
   else

@@ -110,7 +110,7 @@ local function problem_json(problem)
     .. member("field", problem.field)
     .. member("remedy", problem.remedy or quoted(words[2]))
     .. ',"errors":[' .. (problem.errors or "") .. "]"
-    .. member("request_id", problem.request_id)
+    .. member("requestId", problem.request_id)
     .. "}"
 end
 
@@ -153,8 +153,8 @@ local function problem_of_status(text)
 end
 
 -- From Envoy's own reply: its status, its cause (%RESPONSE_CODE_DETAILS%) and its text.
--- query_only: the request had no body, so what is malformed stands in the query string.
-local function problem_of_reply(status, cause, text, query_only)
+-- stage: how far the request came; nil when its first line or headers were refused.
+local function problem_of_reply(status, cause, text, stage)
   local reason = REASONS[status] or (status < "500" and "BODY_MALFORMED" or "INTERNAL")
   local problem = { status = status, reason = reason }
   if cause == "lua_response" then
@@ -169,10 +169,12 @@ local function problem_of_reply(status, cause, text, query_only)
     problem.status, problem.reason, problem.retry_after = "503", "UNAVAILABLE", "1"
     problem.detail = quoted("The issuer's keys can't be fetched, so no token can be checked.")
     problem.remedy = quoted("Repeat the call in a moment.")
+  elseif not stage and problem.reason == "BODY_MALFORMED" then
+    problem.reason = "FIELD_INVALID"
+    problem.detail = quoted("The path or the headers are not well-formed, or too large.")
+    problem.remedy = quoted("Send a plain path and only the documented headers.")
   elseif status == "400" then
-    if query_only then
-      problem.reason = "FIELD_INVALID"
-    end
+    problem.reason = stage == "body" and "BODY_MALFORMED" or "FIELD_INVALID"
     -- As the transcoder puts it: amount.minor_units: invalid value "abc" for type TYPE_INT64
     local field = text:match("^%s*([%w_%.%[%]]+): invalid value")
     if field then

@@ -71,6 +71,22 @@ local function percent_decoded(text)
   end))
 end
 
+-- Services can't read other text: protobuf's texts are UTF-8.
+local function is_utf8(text)
+  if not text:find("[\128-\255]") then
+    return true
+  end
+  local rest = text
+    :gsub("[\194-\223][\128-\191]", "?")
+    :gsub("\224[\160-\191][\128-\191]", "?")
+    :gsub("\237[\128-\159][\128-\191]", "?")
+    :gsub("[\225-\236\238\239][\128-\191][\128-\191]", "?")
+    :gsub("\240[\144-\191][\128-\191][\128-\191]", "?")
+    :gsub("[\241-\243][\128-\191][\128-\191][\128-\191]", "?")
+    :gsub("\244[\128-\143][\128-\191][\128-\191]", "?")
+  return not rest:find("[\128-\255]")
+end
+
 local function check_query(route, query)
   local seen = {}
   for part in query:gmatch("[^&]+") do
@@ -109,6 +125,11 @@ end
 
 local function check(handle)
   local headers = handle:headers()
+  if headers:get("upgrade") then
+    return refuse(
+      handle, "400", "FIELD_INVALID", "upgrade", "is not taken here.", "Send plain requests."
+    )
+  end
   keep_forwarded(headers)
   local path, query = headers:get(":path"):match("^([^?]*)%??(.*)$")
   if native_paths[path] and is_native(headers:get("content-type")) then
@@ -121,6 +142,12 @@ local function check(handle)
       "Check verb and path against the documentation."
     )
   end
+  if not is_utf8(percent_decoded(path .. "?" .. query)) then
+    return refuse(
+      handle, "400", "FIELD_INVALID", "", "The path or the query string is no UTF-8.",
+      "Percent-encode texts as UTF-8."
+    )
+  end
   local field, detail, remedy = check_query(route, query)
   if field then
     return refuse(handle, "400", "FIELD_INVALID", field, detail, remedy)
@@ -129,8 +156,8 @@ local function check(handle)
   if route.unwrap then
     notes:set("smartpay.rest", "unwrap", route.unwrap)
   end
-  if not route.shape and not route.raw then
-    notes:set("smartpay.rest", "query_only", true)
+  if route.shape then
+    notes:set("smartpay.rest", "stage", "body")
   end
   if route.raw then
     return

@@ -1,0 +1,57 @@
+"""One whole mesh, with real Envoys, for all tests that need one."""
+
+import json
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from smartpay_sandbox.edge_session import edge_session
+from smartpay_sandbox.launcher import Mesh
+
+
+class Edge:
+    """The mesh as its users see it."""
+
+    def __init__(self, mesh):
+        self.mesh = mesh
+        merchants = json.loads(mesh.run.merchants.read_text())["merchants"]
+        self.accounts = [a["processor_account_id"] for a in merchants[0]["processor_accounts"]]
+        self.other_accounts = [
+            a["processor_account_id"] for a in merchants[1]["processor_accounts"]
+        ]
+
+    def session(self, token=None, **headers):
+        """Opens connections as a client with this token; the demo merchant's by default."""
+        return edge_session(self.mesh, token, **headers)
+
+    def order(self, **changes):
+        """Spells an order that goes through."""
+        return {
+            "amount": {"minorUnits": 1999, "currencyCode": "USD"},
+            "instrument": {
+                "tokens": [
+                    {"processorAccountId": a, "token": "pm_card_visa"} for a in self.accounts
+                ]
+            },
+            "captureMethod": "CAPTURE_METHOD_AUTOMATIC",
+            **changes,
+        }
+
+
+@pytest.fixture(scope="session")
+def mesh():
+    # Short, because Unix sockets live in it.
+    with tempfile.TemporaryDirectory(prefix="sp-") as folder, Mesh(Path(folder)) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def edge(mesh):
+    return Edge(mesh)
+
+
+@pytest.fixture(scope="session")
+def edge_of():
+    """For tests that need a mesh of their own."""
+    return Edge

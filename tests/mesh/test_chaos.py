@@ -1,0 +1,43 @@
+"""Payments killed amid load: nothing charged twice, nothing lost; and the judge can tell."""
+
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from smartpay_sandbox.chaos import ENVIRONMENT, run
+from smartpay_sandbox.launcher import Mesh
+
+pytestmark = pytest.mark.mesh
+SEED = 20261122
+
+
+@contextmanager
+def fresh_mesh(plan="smartpay_sandbox.mesh_plan:plan"):
+    with (
+        tempfile.TemporaryDirectory(prefix="sp-") as folder,
+        Mesh(Path(folder), environment=ENVIRONMENT, plan=plan) as mesh,
+    ):
+        yield mesh
+
+
+async def test_killing_payments_amid_200_payments_loses_and_doubles_nothing():
+    with fresh_mesh() as mesh:
+        verdict = await run(mesh, payments=200, kills=5, seed=SEED)
+    assert verdict["kills"] == 5
+    assert verdict["payments"] >= 190
+    assert verdict["examples"] == [], verdict
+
+
+@pytest.mark.parametrize(
+    ("plan", "sign"),
+    [
+        ("smartpay_sandbox.sabotage:new_keys", "double charge"),
+        ("smartpay_sandbox.sabotage:no_attempt", "lost charge"),
+    ],
+)
+async def test_the_judge_notices_a_broken_promise(plan, sign):
+    with fresh_mesh(plan) as mesh:
+        verdict = await run(mesh, payments=120, kills=5, seed=SEED)
+    assert any(sign in violation for violation in verdict["examples"]), verdict
