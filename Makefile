@@ -62,6 +62,10 @@ test-integration: setup ## run only what needs the whole mesh
 test-load: setup up ## a bounded load on the running mesh; its last line is one JSON object
 	@$(VENV)/python -m smartpay_sandbox.load
 
+.PHONY: chaos-payments
+chaos-payments: setup ## kill payments amid load; the sandbox judges; its last line is one JSON object
+	@$(VENV)/python -m smartpay_sandbox.chaos --payments $(or $(PAYMENTS),1000) --kills $(or $(KILLS),20)
+
 .PHONY: test-coverage
 test-coverage: setup ## run the suite without the mesh and show what it does not reach
 	@$(VENV)/python -m pytest -q -m "not mesh and not install" --cov --cov-report=term:skip-covered

@@ -17,7 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from smartpay.payments.v1 import payments_pb2, payments_pb2_grpc
 from smartpay.router.v1 import router_pb2, router_pb2_grpc
-from smartpay_gateway.certificates import authority_of, create_authority, issue, issue_leaf, place
+from smartpay_gateway.certificates import LEAF_DAYS, authority_of, issue, issue_leaf, place
 from smartpay_gateway.testing import PAYMENT_ID, READY_SECONDS, Mesh
 
 GET = payments_pb2.GetPaymentRequest(payment_id=PAYMENT_ID)
@@ -95,8 +95,9 @@ def test_a_certificate_of_another_environment_is_refused(mesh: Mesh, tmp_path: P
 
 
 def test_an_expired_certificate_is_refused(mesh: Mesh, tmp_path: Path) -> None:
-    long_ago = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=20)
-    authority = create_authority(long_ago)
+    now = datetime.datetime.now(datetime.UTC)
+    authority = authority_of(mesh.folder / "certs", now)
+    long_ago = now - datetime.timedelta(days=LEAF_DAYS + 1)
     certificate, key = issue_leaf(authority, "edge", long_ago)
     (tmp_path / "tls.crt").write_bytes(certificate)
     (tmp_path / "tls.key").write_bytes(key)

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import pytest
+
 from smartpay_sandbox.demo import figures_in, in_tokens, in_words
-from smartpay_sandbox.environments import Environment
+from smartpay_sandbox.environments import Environment, SetupError, check_python
 from smartpay_sandbox.lockfile import locks, projects, requirements_of
 from smartpay_sandbox.run_folder import REPOSITORY
 
@@ -44,6 +46,25 @@ def test_an_environment_is_current_only_for_the_lock_it_was_made_of(tmp_path: Pa
     assert environment.is_current()
     lock.write_text("one==2\n")
     assert not environment.is_current()
+
+
+def test_a_python_that_makes_no_environments_is_refused_with_the_line_that_helps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SetupError, match=r"apt-get install .* python3-venv"):
+        check_python()
+
+
+def test_what_fails_in_an_installation_is_told(tmp_path: Path) -> None:
+    lock = tmp_path / "a.lock"
+    lock.write_text("not-a-package==\n")
+    (tmp_path / "venv" / "bin").mkdir(parents=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    python.write_text("#!/bin/sh\necho the index is away\nexit 1\n")
+    python.chmod(0o755)
+    with pytest.raises(SetupError, match="the index is away"):
+        Environment(tmp_path / "venv", lock).install()
 
 
 def test_amounts_and_tokens_are_written_from_whole_numbers() -> None:

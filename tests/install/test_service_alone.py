@@ -1,5 +1,7 @@
 """A service is installed and started alone; its siblings are not even importable."""
 
+from __future__ import annotations
+
 import os
 import subprocess
 import sys
@@ -13,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clean environment with the contract, the chassis and the router."""
     folder = tmp_path_factory.mktemp("alone")
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
@@ -26,7 +28,7 @@ def alone(tmp_path_factory):
     return python
 
 
-def test_the_router_alone_starts_and_its_siblings_are_absent(alone, tmp_path):
+def test_the_router_alone_starts_and_its_siblings_are_absent(alone: Path, tmp_path: Path) -> None:
     for module in ("smartpay_router", "smartpay_chassis", "smartpay.router.v1.router_pb2"):
         subprocess.run([alone, "-c", f"import {module}"], check=True, cwd=tmp_path)
     for sibling in ("fraud", "payments", "rewards", "assistant", "gateway", "sandbox"):

@@ -1,9 +1,15 @@
 """One whole mesh, with real Envoys, for all tests that need one."""
 
+from __future__ import annotations
+
 import json
 import tempfile
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
 from smartpay_sandbox.edge_session import edge_session
@@ -13,7 +19,7 @@ from smartpay_sandbox.launcher import Mesh
 class Edge:
     """The mesh as its users see it."""
 
-    def __init__(self, mesh):
+    def __init__(self, mesh: Mesh) -> None:
         self.mesh = mesh
         merchants = json.loads(mesh.run.merchants.read_text())["merchants"]
         self.accounts = [a["processor_account_id"] for a in merchants[0]["processor_accounts"]]
@@ -21,11 +27,14 @@ class Edge:
             a["processor_account_id"] for a in merchants[1]["processor_accounts"]
         ]
 
-    def session(self, token=None, **headers):
+    def session(
+        self, token: str | None = None, **headers: str
+    ) -> AbstractAsyncContextManager[httpx.AsyncClient]:
         """Opens connections as a client with this token; the demo merchant's by default."""
-        return edge_session(self.mesh, token, **headers)
+        named: dict[str, Any] = {**headers}
+        return edge_session(self.mesh, token, **named)
 
-    def order(self, **changes):
+    def order(self, **changes: object) -> dict[str, Any]:
         """Spells an order that goes through."""
         return {
             "amount": {"minorUnits": 1999, "currencyCode": "USD"},
@@ -40,18 +49,18 @@ class Edge:
 
 
 @pytest.fixture(scope="session")
-def mesh():
+def mesh() -> Iterator[Mesh]:
     # Short, because Unix sockets live in it.
     with tempfile.TemporaryDirectory(prefix="sp-") as folder, Mesh(Path(folder)) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
-def edge(mesh):
+def edge(mesh: Mesh) -> Edge:
     return Edge(mesh)
 
 
 @pytest.fixture(scope="session")
-def edge_of():
+def edge_of() -> type[Edge]:
     """For tests that need a mesh of their own."""
     return Edge

@@ -1,41 +1,51 @@
 """Whatever a caller gets wrong: a problem that names it, nothing charged, nothing leaked."""
 
+from __future__ import annotations
+
 import asyncio
 import base64
 import json
 import uuid
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 
 from smartpay_sandbox.chaos import dump
+from smartpay_sandbox.launcher import Mesh
+
+if TYPE_CHECKING:
+    from tests.mesh.conftest import Edge
 
 pytestmark = pytest.mark.mesh
 CARD = "4242 4242 4242 4242"
+Order = dict[str, Any]
 
 
-def key():
+def key() -> dict[str, str]:
     return {"Idempotency-Key": str(uuid.uuid4())}
 
 
-async def charges(mesh):
+async def charges(mesh: Mesh) -> int:
     accounts = (await dump(mesh, "stripe"))["accounts"]
     return sum(len(a["charges"]) for a in accounts.values())
 
 
-def problem(answer):
+def problem(answer: httpx.Response) -> dict[str, Any]:
     assert answer.headers["content-type"] == "application/problem+json", answer.text
-    found = answer.json()
+    found: dict[str, Any] = answer.json()
     assert found["status"] == answer.status_code
     assert found["reason"]
     assert found["remedy"].endswith(".")
     return found
 
 
-def changed(order, **changes):
+def changed(order: Order, **changes: object) -> Order:
     return {k: v for k, v in {**order, **changes}.items() if v is not None}
 
 
-CASES = {
+CASES: dict[str, tuple[Callable[[Order], Order], str]] = {
     "a mistyped required field": (
         lambda o: changed(o, captureMethod=None, captureMethd="CAPTURE_METHOD_AUTOMATIC"),
         "captureMethd",
@@ -98,7 +108,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-async def test_a_wrong_field_is_named_and_nothing_is_charged(edge, case):
+async def test_a_wrong_field_is_named_and_nothing_is_charged(edge: Edge, case: str) -> None:
     spoil, field = CASES[case]
     before = await charges(edge.mesh)
     async with edge.session() as session:
@@ -110,7 +120,7 @@ async def test_a_wrong_field_is_named_and_nothing_is_charged(edge, case):
     assert await charges(edge.mesh) == before
 
 
-async def test_a_body_that_is_no_json_is_refused(edge):
+async def test_a_body_that_is_no_json_is_refused(edge: Edge) -> None:
     async with edge.session() as session:
         for body in ("{", "[]", '"x"', "null", "{}{}"):
             answer = await session.post("/pay", content=body, headers=key())
@@ -118,7 +128,7 @@ async def test_a_body_that_is_no_json_is_refused(edge):
             problem(answer)
 
 
-async def test_an_oversize_body_is_refused(edge):
+async def test_an_oversize_body_is_refused(edge: Edge) -> None:
     async with edge.session() as session:
         large = edge.order(description="x" * 70_000)
         answer = await session.post("/pay", json=large, headers=key())
@@ -126,7 +136,7 @@ async def test_an_oversize_body_is_refused(edge):
     assert problem(answer)["reason"] == "BODY_TOO_LARGE"
 
 
-async def test_money_does_not_move_without_a_key(edge):
+async def test_money_does_not_move_without_a_key(edge: Edge) -> None:
     async with edge.session() as session:
         answer = await session.post("/pay", json=edge.order())
     assert answer.status_code == 400
@@ -135,7 +145,7 @@ async def test_money_does_not_move_without_a_key(edge):
     assert found["field"] == "idempotency-key"
 
 
-async def test_a_key_with_another_body_is_refused(edge):
+async def test_a_key_with_another_body_is_refused(edge: Edge) -> None:
     headers = key()
     async with edge.session() as session:
         first = await session.post("/pay", json=edge.order(), headers=headers)
@@ -146,7 +156,7 @@ async def test_a_key_with_another_body_is_refused(edge):
     assert problem(answer)["reason"] == "IDEMPOTENCY_KEY_REUSED"
 
 
-async def test_racing_callers_with_one_key_make_one_payment(edge):
+async def test_racing_callers_with_one_key_make_one_payment(edge: Edge) -> None:
     headers = key()
     order = edge.order(customerId=str(uuid.uuid4()))
     async with edge.session() as session:
@@ -160,7 +170,7 @@ async def test_racing_callers_with_one_key_make_one_payment(edge):
     assert paid == {replay.json()["paymentId"]}
 
 
-async def test_an_unknown_payment_and_a_strangers_payment_read_the_same(edge):
+async def test_an_unknown_payment_and_a_strangers_payment_read_the_same(edge: Edge) -> None:
     async with edge.session() as session:
         mine = (await session.post("/pay", json=edge.order(), headers=key())).json()["paymentId"]
     problems = []
@@ -187,30 +197,33 @@ async def test_an_unknown_payment_and_a_strangers_payment_read_the_same(edge):
     assert problems[0] == problems[1]
 
 
-def parts(token):
+def parts(token: str) -> list[str]:
     return token.split(".")
 
 
-def encoded(document):
+def encoded(document: dict[str, Any]) -> str:
     return base64.urlsafe_b64encode(json.dumps(document).encode()).decode().rstrip("=")
 
 
-def claims_of(token):
+def claims_of(token: str) -> dict[str, Any]:
     payload = parts(token)[1]
-    return json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    claims: dict[str, Any] = json.loads(
+        base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4))
+    )
+    return claims
 
 
-def tampered(token):
+def tampered(token: str) -> str:
     header, _, signature = parts(token)
     changes = {"scope": "smartpay/admin"}
     return f"{header}.{encoded({**claims_of(token), **changes})}.{signature}"
 
 
-def unsigned(token):
+def unsigned(token: str) -> str:
     return f"{encoded({'alg': 'none', 'typ': 'JWT'})}.{parts(token)[1]}."
 
 
-BAD_TOKENS = {
+BAD_TOKENS: dict[str, Callable[[Mesh], str]] = {
     "none": lambda mesh: "",
     "garbage": lambda mesh: "garbage",
     "tampered with": lambda mesh: tampered(mesh.token()),
@@ -219,7 +232,7 @@ BAD_TOKENS = {
 
 
 @pytest.mark.parametrize("kind", BAD_TOKENS)
-async def test_a_bad_token_opens_nothing(edge, kind):
+async def test_a_bad_token_opens_nothing(edge: Edge, kind: str) -> None:
     async with edge.session(BAD_TOKENS[kind](edge.mesh)) as session:
         for method, path in (("POST", "/pay"), ("GET", "/payments"), ("POST", "/chat")):
             answer = await session.request(method, path, json={}, headers=key())
@@ -228,14 +241,14 @@ async def test_a_bad_token_opens_nothing(edge, kind):
             assert answer.headers["www-authenticate"].startswith("Bearer")
 
 
-async def test_a_client_of_nobody_is_refused(edge):
+async def test_a_client_of_nobody_is_refused(edge: Edge) -> None:
     async with edge.session(edge.mesh.token("foreign")) as session:
         answer = await session.get("/payments")
     assert answer.status_code == 403
     assert problem(answer)["reason"] == "ACCESS_DENIED"
 
 
-async def test_a_token_opens_only_what_its_scope_says(edge):
+async def test_a_token_opens_only_what_its_scope_says(edge: Edge) -> None:
     async with edge.session(edge.mesh.token("readonly")) as session:
         assert (await session.get("/payments")).status_code == 200
         answer = await session.post("/pay", json=edge.order(), headers=key())
@@ -243,19 +256,19 @@ async def test_a_token_opens_only_what_its_scope_says(edge):
     assert problem(answer)["reason"] == "ACCESS_DENIED"
 
 
-async def test_the_edge_is_healthy_without_a_token(edge):
+async def test_the_edge_is_healthy_without_a_token(edge: Edge) -> None:
     async with edge.session("") as session:
         assert (await session.get("/healthz")).status_code == 200
 
 
-async def test_an_unknown_path_is_a_problem(edge):
+async def test_an_unknown_path_is_a_problem(edge: Edge) -> None:
     async with edge.session() as session:
         answer = await session.get("/nothing")
     assert answer.status_code == 404
     assert problem(answer)["reason"] == "ROUTE_UNKNOWN"
 
 
-async def test_nothing_a_caller_got_wrong_and_no_secret_is_in_the_logs(edge):
+async def test_nothing_a_caller_got_wrong_and_no_secret_is_in_the_logs(edge: Edge) -> None:
     token = edge.mesh.token()
     async with edge.session(token) as session:
         for spoil, _ in CASES.values():

@@ -1,13 +1,17 @@
 """The mesh itself: who may speak to whom, and what a stranger on the machine can reach."""
 
+from __future__ import annotations
+
 import asyncio
 import json
 import os
 import socket
 import ssl
 import uuid
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
 import pytest
@@ -21,20 +25,27 @@ from smartpay.type.v1 import money_pb2
 from smartpay_chassis.channels import on_behalf_of
 from smartpay_chassis.testing import as_merchant, error_info
 from smartpay_gateway.topology import SERVICES
+from smartpay_sandbox.launcher import Mesh
+
+if TYPE_CHECKING:
+    from tests.mesh.conftest import Edge
 
 pytestmark = pytest.mark.mesh
 
+Certificate = tuple[Path, Path]
+"""The files of a certificate and its key."""
 
-def mesh_port(mesh, service):
-    return json.loads((mesh.run.state / "ports.json").read_text())[service]
+
+def mesh_port(mesh: Mesh, service: str) -> int:
+    return int(json.loads((mesh.run.state / "ports.json").read_text())[service])
 
 
-def certificate_of(mesh, service):
+def certificate_of(mesh: Mesh, service: str) -> Certificate:
     folder = mesh.run.certificates / service
     return folder / "tls.crt", folder / "tls.key"
 
 
-def rogue_certificate(folder):
+def rogue_certificate(folder: Path) -> Certificate:
     """Issues a certificate with the right name by a CA that nobody trusts."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "payments")])
@@ -62,7 +73,12 @@ def rogue_certificate(folder):
     return folder / "tls.crt", folder / "tls.key"
 
 
-def shake_hands(mesh, service, certificate=None, highest=ssl.TLSVersion.TLSv1_3):
+def shake_hands(
+    mesh: Mesh,
+    service: str,
+    certificate: Certificate | None = None,
+    highest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
+) -> bytes:
     """Connects to a sidecar's mesh port and reads: in TLS 1.3 a refusal comes after the hello."""
     context = ssl.create_default_context(cafile=mesh.endpoints["ca"])
     context.check_hostname = False
@@ -78,7 +94,7 @@ def shake_hands(mesh, service, certificate=None, highest=ssl.TLSVersion.TLSv1_3)
         return connection.recv(64)
 
 
-def is_refused(mesh, service, certificate):
+def is_refused(mesh: Mesh, service: str, certificate: Certificate | None) -> bool:
     """Tells whether the sidecar closes without a word of HTTP/2."""
     try:
         return shake_hands(mesh, service, certificate) == b""
@@ -87,7 +103,9 @@ def is_refused(mesh, service, certificate):
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_a_sidecar_takes_only_tls_1_3_with_a_certificate_of_the_mesh(mesh, tmp_path, service):
+def test_a_sidecar_takes_only_tls_1_3_with_a_certificate_of_the_mesh(
+    mesh: Mesh, tmp_path: Path, service: str
+) -> None:
     ours = certificate_of(mesh, "payments")
     assert shake_hands(mesh, service, ours), "the control: a certificate of the mesh is taken"
     assert is_refused(mesh, service, None), "no certificate"
@@ -96,7 +114,7 @@ def test_a_sidecar_takes_only_tls_1_3_with_a_certificate_of_the_mesh(mesh, tmp_p
         shake_hands(mesh, service, ours, ssl.TLSVersion.TLSv1_2)
 
 
-def channel_as(mesh, caller, service):
+def channel_as(mesh: Mesh, caller: str, service: str) -> grpc.aio.Channel:
     """Opens a channel to a service's mesh port with another service's certificate."""
     certificate, key = certificate_of(mesh, caller)
     return grpc.aio.secure_channel(
@@ -108,19 +126,19 @@ def channel_as(mesh, caller, service):
     )
 
 
-def demo_context(mesh):
+def demo_context(mesh: Mesh) -> tuple[tuple[str, str | bytes], ...]:
     merchant = json.loads(mesh.run.merchants.read_text())["merchants"][0]
     return on_behalf_of(merchant["merchant_id"], merchant["livemode"], "test")
 
 
-def a_score():
+def a_score() -> fraud_pb2.ScoreRequest:
     return fraud_pb2.ScoreRequest(
         transaction_id=uuid.uuid4().hex,
         amount=money_pb2.Money(minor_units=100, currency_code="USD"),
     )
 
 
-async def test_a_peer_reaches_only_the_methods_it_is_listed_for(mesh):
+async def test_a_peer_reaches_only_the_methods_it_is_listed_for(mesh: Mesh) -> None:
     async with channel_as(mesh, "payments", "fraud") as channel:
         stub = fraud_pb2_grpc.FraudServiceStub(channel)
         answer = await stub.Score(a_score(), metadata=demo_context(mesh))
@@ -141,7 +159,7 @@ async def test_a_peer_reaches_only_the_methods_it_is_listed_for(mesh):
             assert caught.value.code() == grpc.StatusCode.PERMISSION_DENIED
 
 
-async def test_a_service_cannot_pretend_that_a_user_calls(mesh):
+async def test_a_service_cannot_pretend_that_a_user_calls(mesh: Mesh) -> None:
     claims = tuple(m for m in as_merchant() if m[0] == "x-jwt-payload")
     request = payments_pb2.GetPaymentRequest(payment_id="pay_d1" + "0" * 24)
     async with channel_as(mesh, "rewards", "payments") as channel:
@@ -154,7 +172,7 @@ async def test_a_service_cannot_pretend_that_a_user_calls(mesh):
         assert caught.value.code() == grpc.StatusCode.PERMISSION_DENIED
 
 
-async def test_a_user_cannot_bring_claims_or_a_context_of_their_own(edge):
+async def test_a_user_cannot_bring_claims_or_a_context_of_their_own(edge: Edge) -> None:
     other = json.loads(edge.mesh.run.merchants.read_text())["merchants"][1]
     forged = {
         "x-jwt-payload": dict(as_merchant())["x-jwt-payload"],
@@ -170,7 +188,7 @@ async def test_a_user_cannot_bring_claims_or_a_context_of_their_own(edge):
         assert (await session.get("/payments")).status_code == 401
 
 
-def listening_sockets(pid):
+def listening_sockets(pid: int) -> list[str]:
     """Lists the TCP sockets a process listens on, by /proc."""
     inodes = set()
     for fd in Path(f"/proc/{pid}/fd").iterdir():
@@ -189,7 +207,7 @@ def listening_sockets(pid):
     return found
 
 
-def test_only_envoys_sandbox_and_issuer_listen_on_tcp(mesh):
+def test_only_envoys_sandbox_and_issuer_listen_on_tcp(mesh: Mesh) -> None:
     processes = mesh.status["processes"]
     running = {n: s for n, s in processes.items() if s["state"] == "ready"}
     listening = {n for n, s in running.items() if listening_sockets(s["pid"])}
@@ -202,7 +220,7 @@ def test_only_envoys_sandbox_and_issuer_listen_on_tcp(mesh):
             assert address.startswith(loopback), (name, address)
 
 
-async def test_one_request_id_links_the_edge_and_every_service_of_a_payment(edge):
+async def test_one_request_id_links_the_edge_and_every_service_of_a_payment(edge: Edge) -> None:
     async with edge.session() as session:
         answer = await session.post(
             "/pay", json=edge.order(), headers={"Idempotency-Key": str(uuid.uuid4())}
@@ -216,7 +234,7 @@ async def test_one_request_id_links_the_edge_and_every_service_of_a_payment(edge
     assert await seen_in(edge.mesh, request_id, envoys)
 
 
-async def seen_in(mesh, text, names):
+async def seen_in(mesh: Mesh, text: str, names: Iterable[str]) -> bool:
     for _ in range(100):
         if all(text in mesh.run.log(n).read_text(errors="replace") for n in names):
             return True

@@ -1,21 +1,27 @@
 """Rewards' store wiped, the mesh restarted, all events replayed: not one token more."""
 
+from __future__ import annotations
+
 import asyncio
 import shutil
 import tempfile
 import uuid
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from smartpay_sandbox.chaos import dump
 from smartpay_sandbox.launcher import Mesh
 
+if TYPE_CHECKING:
+    from tests.mesh.conftest import Edge
+
 pytestmark = pytest.mark.mesh
 
 
-async def final_rewards(edge, count):
-    rewards = []
+async def final_rewards(edge: Edge, count: int) -> dict[str, str]:
+    rewards: list[dict[str, Any]] = []
     async with edge.session() as session:
         for _ in range(300):
             rewards = (await session.get("/rewards", params={"pageSize": 200})).json()["rewards"]
@@ -25,11 +31,12 @@ async def final_rewards(edge, count):
     raise AssertionError(f"not final: {[r['status'] for r in rewards]}")
 
 
-async def supply(mesh):
-    return (await dump(mesh, "solana"))["mints"][mesh.endpoints["mint"]]["supply"]
+async def supply(mesh: Mesh) -> str:
+    chain = await dump(mesh, "solana")
+    return str(chain["mints"][mesh.endpoints["mint"]]["supply"])
 
 
-async def test_replayed_events_mint_nothing(edge_of):
+async def test_replayed_events_mint_nothing(edge_of: type[Edge]) -> None:
     with tempfile.TemporaryDirectory(prefix="sp-") as folder, Mesh(Path(folder)) as mesh:
         edge = edge_of(mesh)
         async with edge.session() as session:

@@ -34,7 +34,7 @@ ENVIRONMENT = {
         "PAYMENTS_FIRST_LOOK_SECONDS": "5",
     }
 }
-CONCURRENT_CALLERS = 24
+CONCURRENT_CALLERS = 200
 TRIES_MAX = 40  # a caller that does not give up repeats its key until it is answered for good
 RETRY_SECONDS = 0.25
 CALL_SECONDS = 10.0

@@ -98,7 +98,7 @@ class Environment:
 
     def _run(self, *command: str) -> None:
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-        process = subprocess.Popen(
+        with subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -106,14 +106,14 @@ class Environment:
             text=True,
             errors="replace",
             env=environment,
-        )
-        assert process.stdout is not None
-        before = ""
-        for line in process.stdout:
-            self.log.append(line.rstrip())
-            self._read(line.strip(), before)
-            before = line.strip()
-        if process.wait() != 0:
+        ) as process:
+            assert process.stdout is not None
+            before = ""
+            for line in process.stdout:
+                self.log.append(line.rstrip())
+                self._read(line.strip(), before)
+                before = line.strip()
+        if process.returncode != 0:
             tail = "\n  ".join(self.log[-12:])
             raise SetupError(f"{self.folder.name}: {' '.join(command[1:4])} failed:\n  {tail}")
 

@@ -17,7 +17,7 @@ from smartpay_payments.adapters.stripe_processor import StripeProcessor
 from smartpay_payments.domain.idempotency import Claim
 from smartpay_payments.domain.ledger import LedgerEntry
 from smartpay_payments.domain.payment import Attempt, Payment
-from smartpay_payments.domain.saga import Outcome
+from smartpay_payments.domain.processor import Outcome
 from smartpay_sandbox.mesh_plan import plan
 from smartpay_sandbox.processes import Process
 from smartpay_sandbox.run_folder import RunFolder

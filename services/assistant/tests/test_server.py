@@ -177,6 +177,16 @@ async def test_figures_are_told_per_currency_and_rates_say_what_they_leave_out(
     assert nothing.answer.endswith("Refunds, yesterday (2026-11-21 UTC): 0.")
 
 
+async def test_an_account_is_named_by_its_own_id(index: SqlitePaymentIndex) -> None:
+    history = History(1)
+    await filled(index, history.delivered(history.payments(20)))
+    async with serving(index) as stub:
+        answer = (await ask(stub, "volume by processor account")).answer
+
+    assert set(re.findall(r"pac.[a-z0-9]{26}", answer)) <= set(ACCOUNTS)
+    assert "pac_" in answer
+
+
 async def test_a_blocked_payment_is_explained_by_fraud(index: SqlitePaymentIndex) -> None:
     payment = of_amount("blocked", 1999, "USD")
     await fill(index, payment)

@@ -151,7 +151,11 @@ class Tools:
 def _row(query: MetricQuery, keys: tuple[str, ...], found: Mapping[Metric, Tally]) -> Record:
     names = [*query.split, *(["day"] if query.grain is Grain.DAY else [])]
     values = dict(zip(names, keys, strict=True))
-    record = {name: Fact(_plain(value), cited=False) for name, value in values.items()}
+    # An id is quoted as it is, or nobody could look it up.
+    record = {
+        name: Fact(value if name == Dimension.PROCESSOR_ACCOUNT else _plain(value), cited=False)
+        for name, value in values.items()
+    }
     for metric in query.metrics:
         tally = found.get(metric, Tally(keys, 0, 0, ()))
         text = reading(metric, tally, values.get(Dimension.CURRENCY, ""))
