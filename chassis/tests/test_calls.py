@@ -1,12 +1,17 @@
 """What stands around every call, seen by a caller of a real server."""
 
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable
+from typing import TYPE_CHECKING, Any
+
 import grpc
 import pytest
 
 from smartpay.fraud.v1 import fraud_pb2
 from smartpay.payments.v1 import payment_pb2, payments_pb2, payments_pb2_grpc
 from smartpay.type.v1 import instrument_pb2, money_pb2
-from smartpay_chassis.calls import current_call
+from smartpay_chassis.calls import Call, current_call
 from smartpay_chassis.refusals import Kind, Refusal
 from smartpay_chassis.testing import (
     DEMO_ACCOUNTS,
@@ -18,11 +23,14 @@ from smartpay_chassis.testing import (
     serve_for_test,
 )
 
+if TYPE_CHECKING:
+    from smartpay.payments.v1.payments_pb2_grpc import PaymentsServiceAsyncStub
+
 PAYMENTS = payments_pb2.DESCRIPTOR.services_by_name["PaymentsService"]
 
 
-def a_request(**changes):
-    fields = {
+def a_request(**changes: Any) -> payments_pb2.CreatePaymentRequest:
+    fields: dict[str, Any] = {
         "amount": money_pb2.Money(minor_units=1999, currency_code="USD"),
         "instrument": instrument_pb2.Instrument(
             tokens=[
@@ -37,7 +45,11 @@ def a_request(**changes):
 
 
 class Payments(payments_pb2_grpc.PaymentsServiceServicer):
-    async def CreatePayment(self, request, context):
+    call: Call
+
+    async def CreatePayment(
+        self, request: payments_pb2.CreatePaymentRequest, context: object
+    ) -> payments_pb2.CreatePaymentResponse:
         call = current_call()
         self.call = call
         if request.description == "refuse":
@@ -49,32 +61,44 @@ class Payments(payments_pb2_grpc.PaymentsServiceServicer):
             payment=payment_pb2.Payment(merchant_id=call.merchant_id)
         )
 
-    async def GetPayment(self, request, context):
+    async def GetPayment(
+        self, request: payments_pb2.GetPaymentRequest, context: object
+    ) -> payments_pb2.GetPaymentResponse:
         return payments_pb2.GetPaymentResponse(
             payment=payment_pb2.Payment(merchant_id=current_call().merchant_id)
         )
 
-    async def Watch(self, request, context):
+    async def Watch(
+        self, request: payments_pb2.WatchRequest, context: object
+    ) -> AsyncIterator[payments_pb2.WatchResponse]:
         yield payments_pb2.WatchResponse(cursor="1")
         if request.cursor:
             raise Refusal(Kind.OUT_OF_RANGE, "CURSOR_EXPIRED", "Too old.", remedy="List.")
 
 
+Served = tuple["PaymentsServiceAsyncStub", Payments]
+
+
+def a_servicer() -> Payments:
+    """Serves only what these tests call."""
+    return Payments()  # type: ignore[abstract]
+
+
 @pytest.fixture
-async def payments():
-    servicer = Payments()
+async def payments() -> AsyncIterator[Served]:
+    servicer = a_servicer()
     served = [(payments_pb2_grpc.add_PaymentsServiceServicer_to_server, servicer, PAYMENTS)]
     async with serve_for_test(served) as channel:
         yield payments_pb2_grpc.PaymentsServiceStub(channel), servicer
 
 
-async def refused(call):
+async def refused(call: Awaitable[object]) -> dict[str, Any]:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
     return error_info(caught.value)
 
 
-async def test_a_user_acts_for_the_merchant_of_its_client(payments):
+async def test_a_user_acts_for_the_merchant_of_its_client(payments: Served) -> None:
     stub, servicer = payments
     call = stub.CreatePayment(a_request(), metadata=as_merchant(idempotency_key="k"))
     response = await call
@@ -85,10 +109,11 @@ async def test_a_user_acts_for_the_merchant_of_its_client(payments):
     assert headers["location"] == "/payments/x"
 
 
-async def test_a_person_of_two_merchants_must_choose_one(payments):
+async def test_a_person_of_two_merchants_must_choose_one(payments: Served) -> None:
     stub, _ = payments
-    groups = [f"merchant/{m.merchant_id}" for m in (DEMO_MERCHANT, OTHER_MERCHANT)]
-    person = as_merchant(idempotency_key="k", client_id="console", **{"cognito:groups": groups})
+    names = [f"merchant/{m.merchant_id}" for m in (DEMO_MERCHANT, OTHER_MERCHANT)]
+    groups: dict[str, Any] = {"cognito:groups": names}
+    person = as_merchant(idempotency_key="k", client_id="console", **groups)
     error = await refused(stub.CreatePayment(a_request(), metadata=person))
     assert (error["code"], error["reason"]) == ("PERMISSION_DENIED", "MERCHANT_REQUIRED")
     chosen = (*person, ("smartpay-merchant", OTHER_MERCHANT.merchant_id))
@@ -100,9 +125,12 @@ async def test_a_person_of_two_merchants_must_choose_one(payments):
     ] == "MERCHANT_REQUIRED"
 
 
-async def test_a_person_with_groups_never_falls_back_to_the_clients_merchant(payments):
+async def test_a_person_with_groups_never_falls_back_to_the_clients_merchant(
+    payments: Served,
+) -> None:
     stub, _ = payments
-    person = as_merchant(idempotency_key="k", **{"cognito:groups": ["ops"]})
+    groups: dict[str, Any] = {"cognito:groups": ["ops"]}
+    person = as_merchant(idempotency_key="k", **groups)
     error = await refused(stub.CreatePayment(a_request(), metadata=person))
     assert error["reason"] == "MERCHANT_REQUIRED"
 
@@ -125,7 +153,9 @@ async def test_a_person_with_groups_never_falls_back_to_the_clients_merchant(pay
         ({"metadata": {"k": "v" * 201}}, "metadata"),
     ],
 )
-async def test_a_broken_rule_of_the_contract_names_the_field(payments, changes, field):
+async def test_a_broken_rule_of_the_contract_names_the_field(
+    payments: Served, changes: dict[str, Any], field: str
+) -> None:
     stub, _ = payments
     request = a_request(**changes)
     error = await refused(stub.CreatePayment(request, metadata=as_merchant(idempotency_key="k")))
@@ -153,7 +183,9 @@ async def test_a_broken_rule_of_the_contract_names_the_field(payments, changes, 
         },
     ],
 )
-async def test_a_card_number_is_refused_and_never_repeated(payments, changes):
+async def test_a_card_number_is_refused_and_never_repeated(
+    payments: Served, changes: dict[str, Any]
+) -> None:
     stub, _ = payments
     error = await refused(
         stub.CreatePayment(a_request(**changes), metadata=as_merchant(idempotency_key="k"))
@@ -162,14 +194,14 @@ async def test_a_card_number_is_refused_and_never_repeated(payments, changes):
     assert not any("4242" in str(v) or "11111111" in str(v) for v in error.values())
 
 
-async def test_money_moves_only_with_an_idempotency_key(payments):
+async def test_money_moves_only_with_an_idempotency_key(payments: Served) -> None:
     stub, _ = payments
     error = await refused(stub.CreatePayment(a_request(), metadata=as_merchant()))
     assert (error["code"], error["reason"]) == ("INVALID_ARGUMENT", "IDEMPOTENCY_KEY_REQUIRED")
     assert error["field"] == "idempotency-key"
 
 
-async def test_a_refusal_keeps_its_reason_and_remedy(payments):
+async def test_a_refusal_keeps_its_reason_and_remedy(payments: Served) -> None:
     stub, _ = payments
     error = await refused(
         stub.CreatePayment(
@@ -181,7 +213,7 @@ async def test_a_refusal_keeps_its_reason_and_remedy(payments):
     assert error["remedy"] == "Look elsewhere."
 
 
-async def test_a_fault_of_ours_leaks_nothing(payments):
+async def test_a_fault_of_ours_leaks_nothing(payments: Served) -> None:
     stub, _ = payments
     error = await refused(
         stub.CreatePayment(
@@ -195,7 +227,7 @@ async def test_a_fault_of_ours_leaks_nothing(payments):
 GET = payments_pb2.GetPaymentRequest(payment_id="pay_d1" + "0" * 24)
 
 
-async def test_a_listed_service_acts_for_the_merchant_it_names(payments):
+async def test_a_listed_service_acts_for_the_merchant_it_names(payments: Served) -> None:
     stub, _ = payments
     response = await stub.GetPayment(GET, metadata=as_service("rewards", OTHER_MERCHANT))
     assert response.payment.merchant_id == OTHER_MERCHANT.merchant_id
@@ -212,13 +244,15 @@ async def test_a_listed_service_acts_for_the_merchant_it_names(payments):
         ((*as_merchant(), *as_service("rewards")[1:]), "a context from the edge"),
     ],
 )
-async def test_nobody_speaks_for_somebody_they_may_not(payments, metadata, why):
+async def test_nobody_speaks_for_somebody_they_may_not(
+    payments: Served, metadata: tuple[tuple[str, str | bytes], ...], why: str
+) -> None:
     stub, _ = payments
     error = await refused(stub.GetPayment(GET, metadata=metadata))
     assert error["code"] == "PERMISSION_DENIED", why
 
 
-async def test_the_edge_cannot_reach_a_method_without_scope(payments):
+async def test_the_edge_cannot_reach_a_method_without_scope(payments: Served) -> None:
     stub, _ = payments
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         async for _ in stub.Watch(payments_pb2.WatchRequest(), metadata=as_merchant()):
@@ -226,14 +260,14 @@ async def test_the_edge_cannot_reach_a_method_without_scope(payments):
     assert caught.value.code() == grpc.StatusCode.PERMISSION_DENIED
 
 
-async def test_an_error_in_the_middle_of_a_stream_keeps_what_was_said(payments):
+async def test_an_error_in_the_middle_of_a_stream_keeps_what_was_said(payments: Served) -> None:
     stub, _ = payments
     seen = []
     stream = stub.Watch(
         payments_pb2.WatchRequest(cursor="old"), metadata=as_service("rewards", None)
     )
 
-    async def read():
+    async def read() -> None:
         async for response in stream:
             seen.append(response.cursor)
 
@@ -243,7 +277,7 @@ async def test_an_error_in_the_middle_of_a_stream_keeps_what_was_said(payments):
     assert error_info(caught.value)["reason"] == "CURSOR_EXPIRED"
 
 
-async def test_every_method_of_the_contract_states_callers_and_a_deadline():
+async def test_every_method_of_the_contract_states_callers_and_a_deadline() -> None:
     from smartpay.assistant.v1 import assistant_pb2
     from smartpay.rewards.v1 import rewards_pb2
     from smartpay.router.v1 import router_pb2
@@ -256,8 +290,8 @@ async def test_every_method_of_the_contract_states_callers_and_a_deadline():
     assert len(services) == 5
 
 
-async def test_too_many_calls_are_refused_at_once():
-    served = [(payments_pb2_grpc.add_PaymentsServiceServicer_to_server, Payments(), PAYMENTS)]
+async def test_too_many_calls_are_refused_at_once() -> None:
+    served = [(payments_pb2_grpc.add_PaymentsServiceServicer_to_server, a_servicer(), PAYMENTS)]
     async with serve_for_test(served, concurrent_calls_max=0) as channel:
         stub = payments_pb2_grpc.PaymentsServiceStub(channel)
         error = await refused(stub.GetPayment(GET, metadata=as_service("rewards")))

@@ -28,6 +28,8 @@ class Call:
     """Empty where the method needs none."""
     expires_at: float
     """time.monotonic() after which nobody waits for the answer."""
+    traceparent: str = ""
+    """The trace it belongs to (https://www.w3.org/TR/trace-context/); empty without a mesh."""
     merchant: Merchant | None = None
     http_status: int | None = None
     response_headers: dict[str, str] = field(default_factory=dict)
@@ -51,6 +53,12 @@ _current: ContextVar[Call] = ContextVar("call")
 def current_call() -> Call:
     """Answers the call being served; raises LookupError outside a handler."""
     return _current.get()
+
+
+def current_traceparent() -> str:
+    """Answers the trace of the call being served, for calls made on its behalf; "" if none."""
+    call = _current.get(None)
+    return call.traceparent if call else ""
 
 
 def set_current_call(call: Call) -> None:

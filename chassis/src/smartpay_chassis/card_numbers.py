@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator
 
 from google.protobuf.descriptor import FieldDescriptor
@@ -10,9 +11,9 @@ from google.protobuf.message import Message
 
 from smartpay_chassis.ids import is_id
 
-# People group digits with spaces, dots and hyphens.
-_DIGIT_RUN = re.compile(r"\d(?:[ .\-]?\d){11,}")
-_SEPARATORS = re.compile(r"[ .\-]")
+# People group digits with white space, dots and hyphens.
+_DIGIT_RUN = re.compile(r"\d(?:[\s.\-]{0,3}\d){11,}")
+_SEPARATORS = re.compile(r"[\s.\-]+")
 # Prefix and lengths per network (ISO/IEC 7812 ranges as the networks publish them).
 _NETWORKS = (
     (re.compile(r"4"), (13, 16, 19)),  # Visa
@@ -53,7 +54,8 @@ def holds_card_number(text: str) -> bool:
     """
     if is_id(text):
         return False
-    for run in _DIGIT_RUN.finditer(text):
+    # Full-width and other digits are read as what they look like.
+    for run in _DIGIT_RUN.finditer(unicodedata.normalize("NFKC", text)):
         groups = _SEPARATORS.split(run.group())
         for first in range(len(groups)):
             for last in range(first, len(groups)):

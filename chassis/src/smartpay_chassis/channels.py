@@ -8,9 +8,11 @@ import grpc
 from google.rpc import error_details_pb2, status_pb2
 
 from smartpay.access.v1.access_pb2 import RequestContext
+from smartpay_chassis.calls import current_traceparent
 
 CONTEXT_METADATA = "smartpay-context-bin"
 REQUEST_ID_METADATA = "x-request-id"
+TRACE_METADATA = "traceparent"
 
 
 def egress_channel(socket: Path) -> grpc.aio.Channel:
@@ -32,11 +34,16 @@ def egress_channel(socket: Path) -> grpc.aio.Channel:
 def on_behalf_of(
     merchant_id: str, livemode: bool, request_id: str
 ) -> tuple[tuple[str, str | bytes], ...]:
-    """Makes the metadata that names the merchant for whom a service calls another."""
+    """Makes the metadata that names the merchant for whom a service calls another.
+
+    The trace of the call being served goes along.
+    """
     context = RequestContext(merchant_id=merchant_id, livemode=livemode, request_id=request_id)
+    trace = current_traceparent()
     return (
         (CONTEXT_METADATA, context.SerializeToString()),
         (REQUEST_ID_METADATA, request_id),
+        *(((TRACE_METADATA, trace),) if trace else ()),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterable, Awaitable, Callable
 from typing import Protocol, TypeVar
 
 import grpc
@@ -29,7 +29,7 @@ StepT = TypeVar("StepT", bound=Step)
 
 
 async def follow(
-    watch: Callable[[str], AsyncIterator[StepT]],
+    watch: Callable[[str], AsyncIterable[StepT]],
     load_cursor: Callable[[], Awaitable[str]],
     apply: Callable[[StepT], Awaitable[None]],
     *,
@@ -52,18 +52,24 @@ async def follow(
     failures = 0
     cursor = await load_cursor()
     while True:
-        try:
-            async for step in watch(cursor):
-                await apply(step)
-                cursor = step.cursor
-                failures = 0
-        except grpc.aio.AioRpcError as error:
-            if error.code() == grpc.StatusCode.OUT_OF_RANGE:
-                log.warning("event log: cursor expired, starting over", stream=name)
-                cursor = ""
-            elif error.code() != grpc.StatusCode.DEADLINE_EXCEEDED:
-                failures += 1
-                log.info("event log: stream ended", stream=name, code=error.code().name)
+        steps = aiter(watch(cursor))
+        while True:
+            try:
+                step = await anext(steps)
+            except StopAsyncIteration:
+                break
+            except grpc.aio.AioRpcError as error:
+                if error.code() == grpc.StatusCode.OUT_OF_RANGE:
+                    log.warning("event log: cursor expired, starting over", stream=name)
+                    cursor = ""
+                elif error.code() != grpc.StatusCode.DEADLINE_EXCEEDED:
+                    failures += 1
+                    log.info("event log: stream ended", stream=name, code=error.code().name)
+                break
+            # Outside the try: a gRPC error of the consumer's own is no end of the stream.
+            await apply(step)
+            cursor = step.cursor
+            failures = 0
         ceiling = min(BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN * 2 ** min(failures, 6))
         # Jitter, so that all consumers do not come back in the same instant.
         await sleep(ceiling * (0.5 + random.random() / 2))

@@ -19,7 +19,7 @@ from grpc_status import rpc_status
 
 from smartpay_chassis.access import Rule
 from smartpay_chassis.calls import Call, set_current_call
-from smartpay_chassis.channels import CONTEXT_METADATA, REQUEST_ID_METADATA
+from smartpay_chassis.channels import CONTEXT_METADATA, REQUEST_ID_METADATA, TRACE_METADATA
 from smartpay_chassis.contract_check import check_request
 from smartpay_chassis.identity import (
     EDGE,
@@ -40,6 +40,7 @@ IDEMPOTENCY_METADATA = "idempotency-key"
 MERCHANT_METADATA = "smartpay-merchant"
 HTTP_STATUS_METADATA = "x-http-status"
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
+_TRACE = re.compile(r"00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _HEALTH = "/grpc.health.v1.Health/"
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -194,6 +195,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         seconds = min(rule.deadline_seconds, remaining if remaining else rule.deadline_seconds)
         request_id = text_metadata(metadata, REQUEST_ID_METADATA) or str(uuid.uuid4())
         structlog.contextvars.bind_contextvars(request_id=request_id)
+        trace = _TRACE.fullmatch(text_metadata(metadata, TRACE_METADATA))
+        if trace:
+            structlog.contextvars.bind_contextvars(trace_id=trace[1])
         caller = peer_service(
             text_metadata(metadata, CALLER_CERTIFICATE_METADATA), self._environment
         )
@@ -208,6 +212,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             subject="",
             idempotency_key=text_metadata(metadata, IDEMPOTENCY_METADATA),
             expires_at=time.monotonic() + seconds,
+            traceparent=trace[0] if trace else "",
         )
         self._name_tenant(call, rule, metadata)
         if rule.idempotency_key and not _KEY.fullmatch(call.idempotency_key):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 
 from smartpay_chassis.refusals import Kind, Refusal
@@ -32,7 +31,7 @@ def decode_page_token(token: str, *, bound_to: str) -> str:
         raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
         if raw[:8] == _binding(bound_to):
             return raw[8:].decode()
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:  # no base64, no ASCII or no UTF-8: no token of ours
         pass
     raise Refusal(
         Kind.INVALID_ARGUMENT,

@@ -18,6 +18,7 @@ import uvloop
 from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
+from pydantic import ValidationError
 
 from smartpay_chassis.access import Rule, rules_of
 from smartpay_chassis.channels import egress_channel
@@ -120,27 +121,36 @@ def run(
 ) -> None:
     """Runs a service until SIGTERM or SIGINT; the whole of a `__main__`.
 
-    Exits with 78 (EX_CONFIG) when settings are wrong and 1 when background work failed, so that
-    the supervisor can tell.
+    Exits with 78 (EX_CONFIG) when settings are wrong, `build` finds them so included, and 1 when
+    background work failed, so that the supervisor can tell.
     """
     try:
         settings = settings_type.from_environment()
+        configure_logging(name, settings.log_level, settings.debug)
+        uvloop.run(_serve(settings, build))
     except SettingsError as error:
         sys.stderr.write(f"{name}: {error}\n")
         sys.exit(os.EX_CONFIG)
-    configure_logging(name, settings.log_level, settings.debug)
-    uvloop.run(_serve(name, settings, build))
 
 
-async def _serve(
-    name: str, settings: SettingsT, build: Callable[[App, SettingsT], Awaitable[None]]
-) -> None:
+def _merchants(file: Path) -> Merchants:
+    try:
+        return load_merchants(file)
+    except OSError as error:
+        why = type(error).__name__
+    except ValidationError as error:
+        first = error.errors(include_input=False)[0]
+        why = f"{'.'.join(map(str, first['loc'])) or 'all of it'}: {first['msg']}"
+    raise SettingsError(f"SMARTPAY_MERCHANTS_FILE: the file it names can't be used ({why})")
+
+
+async def _serve(settings: SettingsT, build: Callable[[App, SettingsT], Awaitable[None]]) -> None:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signal_number, stopping.set)
     with _only_one(settings.listen_socket):
-        app = App(settings, load_merchants(settings.merchants_file))
+        app = App(settings, _merchants(settings.merchants_file))
         await build(app, settings)
         server = app.make_server()
         checker = health.HealthServicer()

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import SettingsError as UnreadableValue
 
 
 class SettingsError(Exception):
@@ -19,18 +20,19 @@ class MountedSecrets(PydanticBaseSettingsSource):
     """Reads a secret X from the file named by X_FILE, or from Secrets Manager by X_SECRET_ARN."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        """Answers the mounted value of one field, or None."""
+        """Answers the mounted value of one field, or None.
+
+        Raises:
+            SettingsError: a secret is mounted and can't be read.
+        """
         name = str(field.validation_alias or field_name)
         annotation = str(field.annotation)
         if SecretStr.__name__ not in annotation:
             return None, name, False
         if path := os.environ.get(f"{name}_FILE"):
-            return Path(path).read_text().strip(), name, False
+            return _text_of(name, Path(path)), name, False
         if arn := os.environ.get(f"{name}_SECRET_ARN"):
-            import boto3  # only where secrets live in AWS
-
-            client: Any = boto3.client("secretsmanager")  # type: ignore[no-untyped-call]
-            return client.get_secret_value(SecretId=arn)["SecretString"], name, False
+            return _text_at(name, arn), name, False
         return None, name, False
 
     def __call__(self) -> dict[str, Any]:
@@ -43,15 +45,71 @@ class MountedSecrets(PydanticBaseSettingsSource):
         return found
 
 
+def _text_of(name: str, file: Path) -> str:
+    try:
+        return file.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(
+            f"{name}_FILE: the file it names can't be read as text ({type(error).__name__})"
+        ) from None
+
+
+def _text_at(name: str, arn: str) -> str:
+    # Only where secrets live in AWS.
+    import boto3
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        client: Any = boto3.client("secretsmanager")  # type: ignore[no-untyped-call]
+        return str(client.get_secret_value(SecretId=arn)["SecretString"])
+    except (BotoCoreError, ClientError, KeyError) as error:
+        raise SettingsError(
+            f"{name}_SECRET_ARN: Secrets Manager gives no text for it ({type(error).__name__})"
+        ) from None
+
+
 Environment = Literal["dev", "staging", "prod"]
 
 
-class ServiceSettings(BaseSettings):
-    """What every service must know. Each limit says why it has its size."""
+class EnvironmentSettings(BaseSettings):
+    """Settings of any command of ours, a service or one that stands beside it."""
 
     model_config = SettingsConfigDict(
         extra="ignore", frozen=True, populate_by_name=True, env_ignore_empty=True
     )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Explicit values win, then variables, then mounted secrets."""
+        return init_settings, env_settings, MountedSecrets(settings_cls)
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """Reads the environment; raises SettingsError naming each bad variable, never a value."""
+        try:
+            return cls()
+        except ValidationError as error:
+            # A rule about several settings has no place of its own; its text names them.
+            lines = [
+                ": ".join([*(str(name) for name in e["loc"][:1]), e["msg"]])
+                for e in error.errors(include_input=False)
+            ]
+            raise SettingsError("settings are incomplete:\n  " + "\n  ".join(lines)) from None
+        except UnreadableValue as error:
+            fields = cls.model_fields.items()
+            (name,) = [f.validation_alias for n, f in fields if f'field "{n}"' in str(error)]
+            raise SettingsError(f"settings are incomplete:\n  {name}: must be JSON") from None
+
+
+class ServiceSettings(EnvironmentSettings):
+    """What every service must know. Each limit says why it has its size."""
 
     listen_socket: Path = Field(
         validation_alias="SMARTPAY_LISTEN_SOCKET",
@@ -98,24 +156,3 @@ class ServiceSettings(BaseSettings):
         validation_alias="SMARTPAY_DRAIN_SECONDS",
         description="How long running calls may finish after SIGTERM.",
     )
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Explicit values win, then variables, then mounted secrets."""
-        return init_settings, env_settings, MountedSecrets(settings_cls)
-
-    @classmethod
-    def from_environment(cls) -> Self:
-        """Reads the environment; raises SettingsError naming each bad variable, never a value."""
-        try:
-            return cls()  # type: ignore[call-arg]  # filled from the environment
-        except ValidationError as error:
-            lines = [f"{e['loc'][0]}: {e['msg']}" for e in error.errors(include_input=False)]
-            raise SettingsError("settings are incomplete:\n  " + "\n  ".join(lines)) from None

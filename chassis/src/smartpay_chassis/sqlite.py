@@ -75,9 +75,14 @@ class SqliteStore:
     def _migrate(self, migrations: Sequence[str]) -> None:
         (done,) = self._writing.execute("PRAGMA user_version").fetchone()
         for number, script in enumerate(migrations[done:], start=done + 1):
-            self._writing.executescript(
-                f"BEGIN IMMEDIATE;\n{script};\nPRAGMA user_version={number};\nCOMMIT;"
-            )
+            try:
+                self._writing.executescript(
+                    f"BEGIN IMMEDIATE;\n{script};\nPRAGMA user_version={number};\nCOMMIT;"
+                )
+            except sqlite3.Error:
+                # Or its half of a transaction would lock the file for the next opener.
+                self._writing.close()
+                raise
 
     async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Runs one unit of work in a transaction and answers once it is durable.

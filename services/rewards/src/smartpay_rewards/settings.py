@@ -6,14 +6,13 @@ import json
 from datetime import timedelta
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import Field, SecretStr, field_validator
 from solders.keypair import Keypair
 from solders.pubkey import Pubkey
 
-from smartpay_chassis.settings import MountedSecrets, ServiceSettings, SettingsError
+from smartpay_chassis.settings import EnvironmentSettings, ServiceSettings
 from smartpay_rewards.domain.reward import Terms
 from smartpay_rewards.worker import Pace
 
@@ -44,12 +43,8 @@ def _address(text: str) -> str:
         raise ValueError("must be a base58 Solana address") from None
 
 
-class ChainSettings(BaseSettings):
+class ChainSettings(EnvironmentSettings):
     """Where the chain is and which key mints; all that `deploy` needs."""
-
-    model_config = SettingsConfigDict(
-        extra="ignore", frozen=True, populate_by_name=True, env_ignore_empty=True
-    )
 
     rpc_url: str = Field(
         validation_alias="SOLANA_RPC_URL", description="The chain's JSON-RPC address."
@@ -63,27 +58,6 @@ class ChainSettings(BaseSettings):
         validation_alias="REWARDS_RPC_TIMEOUT_SECONDS",
         description="One call to the chain; then its outcome is unknown and asked for again.",
     )
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Explicit values win, then variables, then mounted secrets."""
-        return init_settings, env_settings, MountedSecrets(settings_cls)
-
-    @classmethod
-    def from_environment(cls) -> Self:
-        """Read the environment; raises SettingsError that names each bad variable, no value."""
-        try:
-            return cls()  # type: ignore[call-arg]  # filled from the environment
-        except ValidationError as error:
-            lines = [f"{e['loc'][0]}: {e['msg']}" for e in error.errors(include_input=False)]
-            raise SettingsError("settings are incomplete:\n  " + "\n  ".join(lines)) from None
 
     @field_validator("mint_authority")
     @classmethod

@@ -66,11 +66,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The cursor was not made by Watch.
     Example: {"reason": "CURSOR_INVALID", "metadata": {"field": "cursor"}}
     """
-    ERROR_REASON_MERCHANT_UNKNOWN: _ErrorReason.ValueType  # 10
-    """The merchant is not configured here.
-    Example: {"reason": "MERCHANT_UNKNOWN", "metadata": {}}
-    """
-    ERROR_REASON_DECISION_REFUSED: _ErrorReason.ValueType  # 11
+    ERROR_REASON_DECISION_REFUSED: _ErrorReason.ValueType  # 10
     """The decision can't be used: unknown, expired, used or made for another payment.
     Example: {"reason": "DECISION_REFUSED", "metadata": {"field": "decision_id"}}
     """
@@ -116,11 +112,7 @@ ERROR_REASON_CURSOR_INVALID: ErrorReason.ValueType  # 9
 """The cursor was not made by Watch.
 Example: {"reason": "CURSOR_INVALID", "metadata": {"field": "cursor"}}
 """
-ERROR_REASON_MERCHANT_UNKNOWN: ErrorReason.ValueType  # 10
-"""The merchant is not configured here.
-Example: {"reason": "MERCHANT_UNKNOWN", "metadata": {}}
-"""
-ERROR_REASON_DECISION_REFUSED: ErrorReason.ValueType  # 11
+ERROR_REASON_DECISION_REFUSED: ErrorReason.ValueType  # 10
 """The decision can't be used: unknown, expired, used or made for another payment.
 Example: {"reason": "DECISION_REFUSED", "metadata": {"field": "decision_id"}}
 """
