@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import structlog
 
@@ -13,21 +13,19 @@ from smartpay_chassis.server import App, run
 from smartpay_chassis.settings import SettingsError
 from smartpay_chassis.sqlite import SqliteStore
 from smartpay_payments.adapters.advisors import FraudService, RewardsService, RouterService
-from smartpay_payments.adapters.sqlite_payments import (
-    MIGRATIONS,
-    SqlitePayments,
-    retention_horizon,
-)
+from smartpay_payments.adapters.sqlite_payments import MIGRATIONS, SqlitePayments
 from smartpay_payments.adapters.stripe_processor import StripeProcessor
+from smartpay_payments.domain.eligibility import MerchantTerms
 from smartpay_payments.domain.payment import Payment
-from smartpay_payments.domain.saga import MerchantTerms, Patience, Processor, Saga
+from smartpay_payments.domain.processor import Processor
+from smartpay_payments.domain.saga import Patience, Saga
 from smartpay_payments.recovery import Recovery
 from smartpay_payments.server import PaymentsServicer, terms_of
 from smartpay_payments.settings import PaymentsSettings
 
 log = structlog.get_logger()
 
-FORGET_INTERVAL_SECONDS = 3600.0
+FORGET_INTERVAL_SECONDS = 3600.0  # retention is counted in days, so an hour more is nothing
 
 
 def now() -> datetime:
@@ -107,12 +105,15 @@ async def build(app: App, settings: PaymentsSettings) -> None:
         settings.recovery_interval_seconds,
         settings.recovery_concurrency,
     )
+    await recovery.take_over()
     app.background("recovery", recovery.run)
 
     async def forget_events() -> None:
         while True:
-            horizon = retention_horizon(now(), settings.events_keep_days)
-            forgotten = await payments.forget_events(horizon)
+            horizon = now() - timedelta(days=settings.events_keep_days)
+            forgotten = 0
+            while batch := await payments.forget_events(horizon):
+                forgotten += batch
             log.info("events past their retention removed", count=forgotten)
             await asyncio.sleep(FORGET_INTERVAL_SECONDS)
 

@@ -198,13 +198,13 @@ def reward_message(reward: rewards_pb2.Reward | None) -> payment_pb2.RewardSumma
     )
 
 
-def event_message(event_type: str, payment: Payment) -> payment_pb2.PaymentEvent:
-    """Spells one event with the attributes of CloudEvents 1.0."""
+def event_message(payment: Payment) -> payment_pb2.PaymentEvent:
+    """Spells the event that made this version, with the attributes of CloudEvents 1.0."""
     return payment_pb2.PaymentEvent(
         id=f"evt_{payment.payment_id.removeprefix('pay_')}_{payment.version}",
         source=f"smartpay/payments/{payment.cell}",
         specversion="1.0",
-        type=event_type,
+        type=payment.event_type,
         subject=payment.payment_id,
         time=timestamp(payment.update_time),
         sequence=payment.version,

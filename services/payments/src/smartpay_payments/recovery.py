@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
 import structlog
 
+from smartpay_payments.domain.eligibility import MerchantTerms
 from smartpay_payments.domain.payment import Payment
-from smartpay_payments.domain.saga import MerchantTerms, Saga
+from smartpay_payments.domain.saga import Saga
 
 log = structlog.get_logger()
+
+# A payment that can't be moved on, for instance of a merchant who is gone, gives way so long.
+TROUBLE_PAUSE = timedelta(minutes=1)
 
 
 class OpenPayments(Protocol):
@@ -26,9 +30,15 @@ class OpenPayments(Protocol):
         """Makes every open payment due; answers how many."""
         ...
 
+    async def postpone(self, payment: Payment, until: datetime) -> None:
+        """Plans the next look without a new version."""
+        ...
+
 
 class Recovery:
     """Runs beside the calls; a payment is only ever moved on by compare-and-set.
+
+    Call `take_over` before the first call is served, then leave `run` running.
 
     Args:
         store: where open payments are found.
@@ -37,6 +47,7 @@ class Recovery:
         clock: the time, aware.
         interval_seconds: pause between two looks at the store.
         concurrency: payments moved on at once.
+        sleep: replaced by tests.
     """
 
     def __init__(
@@ -57,17 +68,20 @@ class Recovery:
         self._concurrency = concurrency
         self._sleep = sleep
 
-    async def run(self) -> None:
-        """Runs for ever. Starts with what an earlier process left open."""
+    async def take_over(self) -> None:
+        """Makes due what an earlier process left open."""
         left_open = await self._store.make_due(self._clock())
         if left_open:
             log.info("recovery: taking up open payments", count=left_open)
+
+    async def run(self) -> None:
+        """Runs for ever."""
         while True:
             if not await self.step():
                 await self._sleep(self._interval)
 
     async def step(self) -> int:
-        """Moves on what is due now; answers how many payments that were."""
+        """Looks at what is due now; answers how many payments that were."""
         due = await self._store.due(self._clock(), self._concurrency)
         results = await asyncio.gather(
             *(self._recover(payment) for payment in due), return_exceptions=True
@@ -76,8 +90,8 @@ class Recovery:
             if isinstance(result, BaseException):
                 # One payment's trouble must not keep the others waiting.
                 log.error("recovery failed", payment_id=payment.payment_id, exc_info=result)
-        failed = sum(isinstance(r, BaseException) for r in results)
-        return len(due) - failed
+                await self._store.postpone(payment, self._clock() + TROUBLE_PAUSE)
+        return len(due)
 
     async def _recover(self, payment: Payment) -> None:
         terms = self._terms_of(payment)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-from collections.abc import AsyncIterator, Awaitable, Callable
+import contextlib
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from datetime import datetime
-from typing import TypeVar
+from typing import Protocol
 
+import structlog
 from google.protobuf.message import Message
 
 from smartpay.payments.v1 import payment_pb2, payments_pb2, payments_pb2_grpc
+from smartpay.rewards.v1 import rewards_pb2
 from smartpay_chassis.calls import Call, current_call
 from smartpay_chassis.ids import derive
 from smartpay_chassis.merchants import Merchant
@@ -22,12 +25,16 @@ from smartpay_chassis.refusals import (
     idempotency_key_in_flight,
     idempotency_key_reused,
 )
-from smartpay_payments.adapters.advisors import RewardsService
-from smartpay_payments.adapters.sqlite_payments import SqlitePayments
+from smartpay_payments.domain.eligibility import Account, MerchantTerms
+from smartpay_payments.domain.events import LoggedEvent
 from smartpay_payments.domain.idempotency import Claim, request_hash
+from smartpay_payments.domain.ledger import LedgerEntry
 from smartpay_payments.domain.payment import (
-    UNSETTLED,
+    CANCELABLE,
+    OPEN,
+    OPEN_REFUNDS,
     Command,
+    Money,
     Payment,
     Refund,
     RefundStatus,
@@ -36,7 +43,7 @@ from smartpay_payments.domain.payment import (
     payment_not_found,
     status_forbids,
 )
-from smartpay_payments.domain.saga import Account, MerchantTerms, Saga, payment_changed
+from smartpay_payments.domain.saga import Repository, Saga, payment_changed
 from smartpay_payments.messages import (
     event_message,
     ledger_message,
@@ -48,26 +55,62 @@ from smartpay_payments.messages import (
     reward_message,
 )
 
-T = TypeVar("T")
+log = structlog.get_logger()
 
 # The answer must leave before the caller's deadline does.
 ANSWER_MARGIN_SECONDS = 0.5
 WATCH_BATCH = 200
 # An idle stream says "caught up" so often, so that a dead peer is noticed.
 WATCH_HEARTBEAT_SECONDS = 15.0
-# Refunds of one payment race each other rarely; more tries than refunds can race at once.
+# Stories at work at once, those of callers who went away included; each holds some kilobytes.
+STORIES_MAX = 2048
+# Of the refunds of one payment that race, one wins each round; the rest may ask again.
 REFUND_TRIES = 16
-OPEN = frozenset({*UNSETTLED, Status.REQUIRES_ACTION, Status.IN_REVIEW, Status.NEEDS_REVIEW})
 
 Context = object  # gRPC's own context is the interceptors' business
+
+
+class PaymentStore(Repository, Protocol):
+    """What is read beside the story."""
+
+    async def claim(self, operation_id: str) -> Claim | None:
+        """Reads the claim an idempotency key made."""
+        ...
+
+    async def version(self, payment_id: str, version: int) -> Payment | None:
+        """Reads an earlier version while its event is kept."""
+        ...
+
+    async def page(
+        self, merchant_id: str, livemode: bool, status: Status | None, after: str, size: int
+    ) -> tuple[list[Payment], str]:
+        """Reads a page, newest first, and the position to go on after; "" at the end."""
+        ...
+
+    async def ledger(self, payment_id: str) -> Sequence[LedgerEntry]:
+        """Reads a payment's ledger entries, oldest first."""
+        ...
+
+    async def events_after(self, position: int, limit: int) -> Sequence[LoggedEvent]:
+        """Reads the next events of the log; raises Refusal OUT_OF_RANGE when some are gone."""
+        ...
+
+    def next_commit(self) -> asyncio.Event:
+        """Answers what is set by the next commit; take it before reading, wait on it after."""
+        ...
+
+
+class RewardReader(Protocol):
+    """Asks rewards."""
+
+    async def reward(self, payment: Payment) -> rewards_pb2.Reward | None:
+        """Reads the reward; an empty one when there is none, None when rewards is away."""
+        ...
 
 
 def terms_of(merchant: Merchant) -> MerchantTerms:
     """Reads a merchant's rules out of the mounted table."""
     return MerchantTerms(
-        merchant_id=merchant.merchant_id,
-        livemode=merchant.livemode,
-        cell=merchant.merchant_id[4:6],
         accounts=tuple(
             Account(a.processor_account_id, a.processor, frozenset(a.fees), a.enabled)
             for a in merchant.processor_accounts
@@ -91,8 +134,8 @@ class PaymentsServicer(payments_pb2_grpc.PaymentsServiceServicer):
     def __init__(
         self,
         saga: Saga,
-        payments: SqlitePayments,
-        rewards: RewardsService,
+        payments: PaymentStore,
+        rewards: RewardReader,
         clock: Callable[[], datetime],
         watchers_max: int,
     ) -> None:
@@ -101,7 +144,7 @@ class PaymentsServicer(payments_pb2_grpc.PaymentsServiceServicer):
         self._rewards = rewards
         self._clock = clock
         self._in_flight: dict[str, str] = {}
-        self._running: set[asyncio.Task[object]] = set()
+        self._running: set[asyncio.Task[Payment]] = set()
         self._watchers_free = watchers_max
 
     async def drain(self) -> None:
@@ -117,10 +160,8 @@ class PaymentsServicer(payments_pb2_grpc.PaymentsServiceServicer):
         """Creates a payment and takes it as far as it goes before the deadline."""
         call = current_call()
         payment_id, hashed = self._operation("pay", "CreatePayment", request, call)
-        stored = await self._payments.get(call.merchant_id, call.livemode, payment_id)
-        if stored is not None or payment_id in self._in_flight:
-            payment = await self._replay(payment_id, hashed, stored)
-            call.respond_with(headers={"idempotent-replayed": "true"})
+        if await self._is_replay(payment_id, hashed):
+            payment = await self._first_answer(payment_id)
         else:
             now = self._clock()
             draft = Payment(
@@ -133,9 +174,8 @@ class PaymentsServicer(payments_pb2_grpc.PaymentsServiceServicer):
                 create_time=now,
                 update_time=now,
             )
-            payment = await self._tell(
-                payment_id, hashed, self._saga.create(draft, terms_of(_merchant(call)))
-            )
+            story = self._saga.create(draft, terms_of(_merchant(call)))
+            payment = await self._tell(story, payment_id, hashed, payment_id)
         call.respond_with(
             http_status=202 if payment.status in OPEN else 201,
             headers={
@@ -159,38 +199,68 @@ class PaymentsServicer(payments_pb2_grpc.PaymentsServiceServicer):
         )
         return operation_id, request_hash(request.SerializeToString(deterministic=True))
 
-    async def _replay(self, operation_id: str, hashed: str, stored: Payment | None) -> Payment:
-        """Answers a repeated CreatePayment as the first one was answered."""
-        known = self._in_flight.get(operation_id) or (stored and stored.request_hash)
-        if known != hashed:
-            raise idempotency_key_reused()
-        if operation_id in self._in_flight or stored is None:
-            raise idempotency_key_in_flight()
-        if 0 < stored.answered_version < stored.version:
-            answered = await self._payments.version(operation_id, stored.answered_version)
-            return answered or stored
-        return stored
+    async def _is_replay(self, operation_id: str, hashed: str) -> bool:
+        """Tells whether the key was used before; refuses it while in work or of another request.
 
-    async def _tell(self, operation_id: str, hashed: str, story: Awaitable[Payment]) -> Payment:
+        Read the payment after it, never before: only then is it what the operation left.
+        """
+        claim = await self._payments.claim(operation_id)
+        self._refuse_in_flight(operation_id, hashed)
+        if claim is None:
+            return False
+        if claim.request_hash != hashed:
+            raise idempotency_key_reused()
+        current_call().respond_with(headers={"idempotent-replayed": "true"})
+        return True
+
+    def _refuse_in_flight(self, operation_id: str, hashed: str) -> None:
+        known = self._in_flight.get(operation_id, "")
+        if known:
+            raise idempotency_key_in_flight() if known == hashed else idempotency_key_reused()
+
+    async def _first_answer(self, payment_id: str) -> Payment:
+        """Reads what CreatePayment answered first, or how the payment stands while open."""
+        payment = await self._payment(payment_id)
+        if 0 < payment.answered_version < payment.version:
+            answered = await self._payments.version(payment_id, payment.answered_version)
+            return answered or payment
+        return payment
+
+    async def _tell(
+        self,
+        story: Coroutine[object, object, Payment],
+        operation_id: str,
+        hashed: str,
+        payment_id: str,
+    ) -> Payment:
         """Runs a story to its end even when the caller goes away; answers within the deadline."""
         call = current_call()
+        if len(self._running) >= STORIES_MAX:
+            story.close()
+            raise Refusal(
+                Kind.RESOURCE_EXHAUSTED,
+                "UNAVAILABLE",
+                "Too many payments are being worked on.",
+                remedy="Wait a moment and repeat the call with the same idempotency key.",
+            )
         self._in_flight[operation_id] = hashed
-        task = asyncio.ensure_future(story)
+        task = asyncio.create_task(story)
         self._running.add(task)
 
         def ended(_: object) -> None:
             self._running.discard(task)
             self._in_flight.pop(operation_id, None)
-            if not task.cancelled():
-                # Read it, so that a failure after the answer is not reported as forgotten.
-                task.exception()
+            error = None if task.cancelled() else task.exception()
+            if error is not None and not isinstance(error, Refusal):
+                # The caller may be gone, so that nobody else would tell.
+                log.error("a story broke off", operation_id=operation_id, exc_info=error)
 
         task.add_done_callback(ended)
         patience = max(0.0, call.deadline_seconds() - ANSWER_MARGIN_SECONDS)
         done, _ = await asyncio.wait({task}, timeout=patience)
         if done:
             return task.result()
-        stored = await self._payments.get(call.merchant_id, call.livemode, operation_id)
+        stored = await self._payments.get(call.merchant_id, call.livemode, payment_id)
         if stored is None:
             raise TimeoutError
         return stored
@@ -227,16 +297,12 @@ class PaymentsServicer(payments_pb2_grpc.PaymentsServiceServicer):
             if request.status
             else None
         )
-        size = page_size(request.page_size)
-        payments = await self._payments.page(
-            call.merchant_id, call.livemode, status, after, size + 1
+        payments, position = await self._payments.page(
+            call.merchant_id, call.livemode, status, after, page_size(request.page_size)
         )
-        token = ""
-        if len(payments) > size:
-            position = self._payments.position_of(payments[size - 1])
-            token = encode_page_token(position, bound_to=bound_to)
         return payments_pb2.ListPaymentsResponse(
-            payments=[payment_message(p) for p in payments[:size]], next_page_token=token
+            payments=[payment_message(p) for p in payments],
+            next_page_token=encode_page_token(position, bound_to=bound_to) if position else "",
         )
 
     async def _payment(self, payment_id: str) -> Payment:
@@ -261,7 +327,8 @@ class PaymentsServicer(payments_pb2_grpc.PaymentsServiceServicer):
         self, request: payments_pb2.CapturePaymentRequest, context: Context
     ) -> payments_pb2.CapturePaymentResponse:
         """Captures an authorized payment."""
-        payment = await self._command(request, request.payment_id, Command.CAPTURE, request.amount)
+        amount = money_of(request.amount)
+        payment = await self._command(request, request.payment_id, Command.CAPTURE, amount)
         return payments_pb2.CapturePaymentResponse(payment=payment_message(payment))
 
     async def CancelPayment(
@@ -276,38 +343,37 @@ class PaymentsServicer(payments_pb2_grpc.PaymentsServiceServicer):
         request: Message,
         payment_id: str,
         command: Command,
-        amount: object,
+        amount: Money | None,
+    ) -> Payment:
+        payment = await self._commanded(request, payment_id, command, amount)
+        if payment.status in OPEN:
+            current_call().respond_with(http_status=202)
+        return payment
+
+    async def _commanded(
+        self,
+        request: Message,
+        payment_id: str,
+        command: Command,
+        amount: Money | None,
     ) -> Payment:
         call = current_call()
         operation_id, hashed = self._operation("ope", command.value, request, call)
+        replay = await self._is_replay(operation_id, hashed)
         payment = await self._payment(payment_id)
-        claim = await self._payments.claim(operation_id)
-        if claim is not None or operation_id in self._in_flight:
-            known = self._in_flight.get(operation_id) or (claim and claim.request_hash)
-            if known != hashed:
-                raise idempotency_key_reused()
-            if operation_id in self._in_flight:
-                raise idempotency_key_in_flight()
-            call.respond_with(headers={"idempotent-replayed": "true"})
+        if replay:
             return payment
-        capturing = command is Command.CAPTURE
-        allowed = {Status.REQUIRES_CAPTURE} if capturing else CANCELABLE
-        if payment.status not in allowed:
-            raise status_forbids(
-                payment,
-                "captured" if capturing else "canceled",
-                "authorized" if capturing else "authorized or waiting for the payer",
-            )
-        minor = 0
-        if capturing:
-            wanted = money_of(amount)  # type: ignore[arg-type]  # Money where capturing
-            check_amount(payment, wanted, payment.authorized_minor)
-            minor = wanted.minor_units
-        return await self._tell(
-            operation_id,
-            hashed,
-            self._saga.command(payment, command, minor, Claim(operation_id, payment_id, hashed)),
-        )
+        self._refuse_in_flight(operation_id, hashed)
+        if amount is not None:
+            if payment.status is not Status.REQUIRES_CAPTURE:
+                raise status_forbids(payment, "captured", "authorized")
+            check_amount(payment, amount, payment.authorized_minor)
+        elif payment.status not in CANCELABLE:
+            raise status_forbids(payment, "canceled", "authorized or waiting for the payer")
+        minor = amount.minor_units if amount is not None else 0
+        claim = Claim(operation_id, payment_id, hashed)
+        story = self._saga.command(payment, command, minor, claim)
+        return await self._tell(story, operation_id, hashed, payment_id)
 
     async def RefundPayment(
         self, request: payments_pb2.RefundPaymentRequest, context: Context
@@ -315,21 +381,18 @@ class PaymentsServicer(payments_pb2_grpc.PaymentsServiceServicer):
         """Gives captured money back."""
         call = current_call()
         refund_id, hashed = self._operation("ref", "RefundPayment", request, call)
+        replay = await self._is_replay(refund_id, hashed)
         payment = await self._payment(request.payment_id)
-        claim = await self._payments.claim(refund_id)
-        if claim is not None or refund_id in self._in_flight:
-            known = self._in_flight.get(refund_id) or (claim and claim.request_hash)
-            if known != hashed:
-                raise idempotency_key_reused()
-            if refund_id in self._in_flight:
-                raise idempotency_key_in_flight()
-            call.respond_with(headers={"idempotent-replayed": "true"})
-        else:
+        if not replay:
+            self._refuse_in_flight(refund_id, hashed)
             story = self._refund(payment, refund_id, hashed, request)
-            payment = await self._tell(refund_id, hashed, story)
-        refund = next(r for r in payment.refunds if r.refund_id == refund_id)
-        settled = refund.status in (RefundStatus.SUCCEEDED, RefundStatus.FAILED)
-        call.respond_with(http_status=201 if settled else 202)
+            payment = await self._tell(story, refund_id, hashed, request.payment_id)
+        refund = next((r for r in payment.refunds if r.refund_id == refund_id), None)
+        if refund is None:
+            # The deadline came before the refund was stored.
+            raise TimeoutError
+        still_open = refund.status in {*OPEN_REFUNDS, RefundStatus.NEEDS_REVIEW}
+        call.respond_with(http_status=202 if still_open else 201)
         return payments_pb2.RefundPaymentResponse(refund=refund_message(payment, refund))
 
     async def _refund(
@@ -377,21 +440,21 @@ class PaymentsServicer(payments_pb2_grpc.PaymentsServiceServicer):
         self._watchers_free -= 1
         try:
             while True:
+                committed = self._payments.next_commit()
                 events = await self._payments.events_after(position, WATCH_BATCH)
                 for event in events:
                     position = event.position
                     yield payments_pb2.WatchResponse(
-                        event=event_message(event.type, event.payment),
+                        event=event_message(event.payment),
                         cursor=_cursor_of(position),
                     )
                 if len(events) < WATCH_BATCH:
                     yield payments_pb2.WatchResponse(cursor=_cursor_of(position), caught_up=True)
-                    await self._payments.wait_for_commit(WATCH_HEARTBEAT_SECONDS)
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(WATCH_HEARTBEAT_SECONDS):
+                            await committed.wait()
         finally:
             self._watchers_free += 1
-
-
-CANCELABLE = frozenset({Status.REQUIRES_CAPTURE, Status.REQUIRES_ACTION})
 
 
 def _merchant(call: Call) -> Merchant:
@@ -411,10 +474,11 @@ def _position_of(cursor: str) -> int:
         return 0
     try:
         raw = base64.b64decode(cursor, altchars=b"-_", validate=True)
-        if raw.startswith(_CURSOR_PREFIX):
-            return int(raw.removeprefix(_CURSOR_PREFIX))
     except (binascii.Error, ValueError):
-        pass
+        raw = b""
+    position = raw.removeprefix(_CURSOR_PREFIX)
+    if raw.startswith(_CURSOR_PREFIX) and position.isdigit():
+        return int(position)
     raise Refusal(
         Kind.INVALID_ARGUMENT,
         "CURSOR_INVALID",

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
 from smartpay_chassis.settings import ServiceSettings
+
+Seconds = Annotated[float, Field(gt=0)]
+AtLeastOne = Annotated[int, Field(ge=1)]
 
 
 class PaymentsSettings(ServiceSettings):
@@ -30,53 +34,63 @@ class PaymentsSettings(ServiceSettings):
         validation_alias="STRIPE_RETURN_URL",
         description="Where the payer's browser goes after 3-D Secure.",
     )
-    stripe_timeout_seconds: float = Field(
+    stripe_timeout_seconds: Seconds = Field(
         default=8.0,
         validation_alias="STRIPE_TIMEOUT_SECONDS",
         description="One call; three of them fit into the 30 s of POST /pay.",
     )
-    fraud_timeout_seconds: float = Field(
+    fraud_timeout_seconds: Seconds = Field(
         default=1.0,
         validation_alias="PAYMENTS_FRAUD_TIMEOUT_SECONDS",
         description="Then the merchant's fail policy decides; 20 times fraud's own SLA of 50 ms.",
     )
-    route_timeout_seconds: float = Field(
+    route_timeout_seconds: Seconds = Field(
         default=1.0,
         validation_alias="PAYMENTS_ROUTE_TIMEOUT_SECONDS",
         description="Then the merchant's own order of accounts decides.",
     )
-    reward_timeout_seconds: float = Field(
+    reward_timeout_seconds: Seconds = Field(
         default=0.5,
         validation_alias="PAYMENTS_REWARD_TIMEOUT_SECONDS",
         description="Then a payment is shown without its reward, which says so.",
     )
-    recovery_interval_seconds: float = Field(
+    recovery_interval_seconds: Seconds = Field(
         default=0.5,
         validation_alias="PAYMENTS_RECOVERY_INTERVAL_SECONDS",
         description="How often recovery looks for payments whose time has come.",
     )
-    recovery_concurrency: int = Field(
+    recovery_concurrency: AtLeastOne = Field(
         default=16,
         validation_alias="PAYMENTS_RECOVERY_CONCURRENCY",
         description="Payments recovered at once; leaves the processor room for new ones.",
     )
-    first_look_seconds: float = Field(
+    first_look_seconds: Seconds = Field(
         default=30.0,
         validation_alias="PAYMENTS_FIRST_LOOK_SECONDS",
         description="Recovery leaves a stored attempt alone for so long: above the call timeout.",
     )
-    action_seconds: float = Field(
+    action_seconds: Seconds = Field(
         default=3600.0,
         validation_alias="PAYMENTS_ACTION_SECONDS",
         description="How long a payer may take for 3-D Secure before the payment is canceled.",
     )
-    events_keep_days: float = Field(
+    events_keep_days: Annotated[float, Field(gt=0)] = Field(
         default=30.0,
         validation_alias="PAYMENTS_EVENTS_KEEP_DAYS",
         description="How long events can be watched from an old cursor.",
     )
-    watchers_max: int = Field(
+    watchers_max: AtLeastOne = Field(
         default=64,
         validation_alias="PAYMENTS_WATCHERS_MAX",
         description="Watch streams at once; four services with a few replicas each.",
     )
+
+    @field_validator("first_look_seconds")
+    @classmethod
+    def _longer_than_a_call(cls, value: float, info: ValidationInfo) -> float:
+        if value <= info.data.get("stripe_timeout_seconds", 0):
+            raise ValueError(
+                "PAYMENTS_FIRST_LOOK_SECONDS must be more than STRIPE_TIMEOUT_SECONDS,"
+                " or recovery asks while the first call still runs"
+            )
+        return value

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import msgspec
 
-from smartpay_chassis.refusals import Kind, Refusal, idempotency_key_reused
+from smartpay_chassis.refusals import (
+    Kind,
+    Refusal,
+    idempotency_key_in_flight,
+    idempotency_key_reused,
+)
 from smartpay_chassis.sqlite import SqliteStore
-from smartpay_payments.domain.events import event_type
+from smartpay_payments.domain.events import LoggedEvent
 from smartpay_payments.domain.idempotency import Claim
 from smartpay_payments.domain.ledger import LedgerEntry
 from smartpay_payments.domain.payment import NOT_PAID, Payment, Status
@@ -64,17 +68,10 @@ MIGRATIONS = [
     """,
 ]
 
+FORGET_BATCH = 500  # events removed per unit of work; some milliseconds of the one writer
+
 _decode = msgspec.json.Decoder(Payment).decode
 _encode = msgspec.json.Encoder().encode
-
-
-@dataclass(frozen=True, slots=True)
-class StoredEvent:
-    """One event of the log: its place and the payment as it was then."""
-
-    position: int
-    type: str
-    payment: Payment
 
 
 def _text(moment: datetime) -> str:
@@ -202,14 +199,14 @@ class SqlitePayments:
 
     async def page(
         self, merchant_id: str, livemode: bool, status: Status | None, after: str, size: int
-    ) -> list[Payment]:
-        """Reads a page of a merchant's payments, newest first.
+    ) -> tuple[list[Payment], str]:
+        """Reads a page of a merchant's payments, newest first, and the position to go on after.
 
         Args:
             merchant_id: the tenant.
             livemode: the tenant's mode.
             status: only these; None for all.
-            after: position of the last payment of the page before; "" for the first page.
+            after: the position that the page before answered; "" for the first page.
             size: how many at most.
         """
         created, _, payment_id = after.partition(" ")
@@ -217,11 +214,11 @@ class SqlitePayments:
         if after:
             where += " AND (create_time, payment_id) < (:created, :payment_id)"
 
-        def query(connection: sqlite3.Connection) -> list[Payment]:
+        def query(connection: sqlite3.Connection) -> tuple[list[Payment], str]:
             rows = connection.execute(
                 "SELECT document FROM payment"
                 f" WHERE merchant_id = :merchant_id AND livemode = :livemode{where}"
-                " ORDER BY create_time DESC, payment_id DESC LIMIT :size",
+                " ORDER BY create_time DESC, payment_id DESC LIMIT :size + 1",
                 {
                     "merchant_id": merchant_id,
                     "livemode": livemode,
@@ -231,14 +228,13 @@ class SqlitePayments:
                     "size": size,
                 },
             )
-            return [_decode(row["document"]) for row in rows]
+            payments = [_decode(row["document"]) for row in rows]
+            if len(payments) <= size:
+                return payments, ""
+            last = payments[size - 1]
+            return payments[:size], f"{_text(last.create_time)} {last.payment_id}"
 
         return await self._store.read(query)
-
-    @staticmethod
-    def position_of(payment: Payment) -> str:
-        """Names a payment's place in its merchant's list."""
-        return f"{_text(payment.create_time)} {payment.payment_id}"
 
     async def ledger(self, payment_id: str) -> list[LedgerEntry]:
         """Reads a payment's ledger entries, oldest first."""
@@ -279,7 +275,8 @@ class SqlitePayments:
     async def make_due(self, now: datetime) -> int:
         """Makes every open payment due now; answers how many.
 
-        Called once at start: this store has one replica, so nobody else is at work on them.
+        Called once, before the first call is served: this store has one replica, so nobody else
+        is at work on them.
         """
 
         def work(connection: sqlite3.Connection) -> int:
@@ -291,51 +288,69 @@ class SqlitePayments:
 
         return await self._store.write(work)
 
+    async def postpone(self, payment: Payment, until: datetime) -> None:
+        """Plans the next look without a new version; does nothing when the payment changed."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute(
+                "UPDATE payment SET check_time = ?"
+                " WHERE payment_id = ? AND version = ? AND check_time IS NOT NULL",
+                (_text(until), payment.payment_id, payment.version),
+            )
+
+        await self._store.write(work)
+
     async def forget_events(self, before: datetime) -> int:
-        """Removes events older than the retention; answers how many."""
+        """Removes events older than the retention, oldest first; answers how many.
+
+        Call it until it answers 0: one call removes few, so that payments need not wait.
+        """
 
         def work(connection: sqlite3.Connection) -> int:
-            return connection.execute("DELETE FROM event WHERE time < ?", (_text(before),)).rowcount
+            # Up to the first event that is kept: the log never has a hole.
+            kept = connection.execute(
+                "SELECT position FROM event WHERE time >= ? ORDER BY position LIMIT 1",
+                (_text(before),),
+            ).fetchone()
+            return connection.execute(
+                "DELETE FROM event WHERE position IN"
+                " (SELECT position FROM event WHERE :kept IS NULL OR position < :kept"
+                " ORDER BY position LIMIT :batch)",
+                {"kept": kept and kept["position"], "batch": FORGET_BATCH},
+            ).rowcount
 
         return await self._store.write(work)
 
     # ---- the log of events -------------------------------------------------------------------
 
-    async def events_after(self, position: int, limit: int) -> list[StoredEvent]:
+    async def events_after(self, position: int, limit: int) -> list[LoggedEvent]:
         """Reads the next events of the log in order.
 
         Raises:
             Refusal: OUT_OF_RANGE when events between the position and the oldest are gone.
         """
 
-        def query(connection: sqlite3.Connection) -> list[StoredEvent]:
+        def query(connection: sqlite3.Connection) -> list[LoggedEvent]:
             if position:
-                oldest = connection.execute("SELECT min(position) AS p FROM event").fetchone()["p"]
-                newest = connection.execute(
-                    "SELECT seq FROM sqlite_sequence WHERE name = 'event'"
+                bounds = connection.execute(
+                    "SELECT (SELECT min(position) FROM event) AS oldest,"
+                    " (SELECT seq FROM sqlite_sequence WHERE name = 'event') AS newest"
                 ).fetchone()
-                gone_up_to = (newest["seq"] if newest else 0) if oldest is None else oldest - 1
-                if position < gone_up_to or (newest is not None and position > newest["seq"]):
+                newest = bounds["newest"] or 0
+                gone_up_to = newest if bounds["oldest"] is None else bounds["oldest"] - 1
+                if not gone_up_to <= position <= newest:
                     raise _cursor_expired()
             rows = connection.execute(
-                "SELECT position, type, document FROM event WHERE position > ?"
-                " ORDER BY position LIMIT ?",
+                "SELECT position, document FROM event WHERE position > ? ORDER BY position LIMIT ?",
                 (position, limit),
             )
-            return [
-                StoredEvent(row["position"], row["type"], _decode(row["document"])) for row in rows
-            ]
+            return [LoggedEvent(row["position"], _decode(row["document"])) for row in rows]
 
         return await self._store.read(query)
 
-    async def wait_for_commit(self, seconds: float) -> None:
-        """Waits until something was committed, or for so long."""
-        waiting = self._committed
-        try:
-            async with asyncio.timeout(seconds):
-                await waiting.wait()
-        except TimeoutError:
-            return
+    def next_commit(self) -> asyncio.Event:
+        """Answers what is set by the next commit; take it before reading, wait on it after."""
+        return self._committed
 
     def _wake_watchers(self) -> None:
         self._committed.set()
@@ -349,6 +364,12 @@ def _insert_claim(connection: sqlite3.Connection, claim: Claim) -> None:
             (claim.operation_id, claim.payment_id, claim.request_hash),
         )
     except sqlite3.IntegrityError:
+        held = connection.execute(
+            "SELECT request_hash FROM claim WHERE operation_id = ?", (claim.operation_id,)
+        ).fetchone()
+        if held["request_hash"] == claim.request_hash:
+            # The same request was stored a moment ago; repeating it finds that one.
+            raise idempotency_key_in_flight() from None
         raise idempotency_key_reused() from None
 
 
@@ -382,7 +403,7 @@ def _append(
         (
             payment.payment_id,
             payment.version,
-            event_type(payment),
+            payment.event_type,
             _text(payment.update_time),
             document,
         ),
@@ -411,8 +432,3 @@ def _cursor_expired() -> Refusal:
         remedy="Read the payments by ListPayments, then watch from an empty cursor.",
         field="cursor",
     )
-
-
-def retention_horizon(now: datetime, keep_days: float) -> datetime:
-    """Answers before when events are forgotten."""
-    return now - timedelta(days=keep_days)

@@ -6,10 +6,11 @@ The SDK never retries by itself: a retry is a decision of the story, with the st
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+import aiohttp
 import stripe
 import structlog
 
@@ -23,12 +24,13 @@ from smartpay_payments.domain.payment import (
     Refund,
     RefundStatus,
 )
-from smartpay_payments.domain.saga import (
+from smartpay_payments.domain.processor import (
     ActionRequired,
     Canceled,
     Charged,
     Declined,
     NotKnown,
+    NotTaken,
     Outcome,
     RefundOutcome,
 )
@@ -42,8 +44,11 @@ log = structlog.get_logger()
 KEY_LIFE = timedelta(hours=23)
 # Stripe's list is sorted by creation; clocks of two machines differ by less than this.
 CLOCK_SKEW = timedelta(minutes=5)
-LIST_PAGES_MAX = 20
+LIST_PAGES_MAX = 20  # of 100; a search that goes on longer is left to a person
 EXPAND = ["latest_charge.balance_transaction"]
+# The SDK lets a connection that breaks within the body through as it is.
+NO_ANSWER = (stripe.APIConnectionError, aiohttp.ClientError, TimeoutError)
+FAILURES = (stripe.StripeError, *NO_ANSWER)
 
 
 class StripeProcessor:
@@ -120,7 +125,7 @@ class StripeProcessor:
                 params=json.loads(attempt.request_body),
                 options={"idempotency_key": attempt.processor_key},
             )
-        except stripe.StripeError as error:
+        except FAILURES as error:
             if _is_burnt(error):
                 return await self._search(payment, attempt)
             return _refused(error)
@@ -130,19 +135,14 @@ class StripeProcessor:
         """Finds the charge by its metadata. Conclusive only once the first call has ended."""
         client = self._clients[attempt.processor_account_id]
         since = int((attempt.start_time - CLOCK_SKEW).timestamp())
-        params: dict[str, Any] = {"created": {"gte": since}, "limit": 100, "expand": []}
         wanted = {"payment_id": payment.payment_id, "attempt_index": str(attempt.attempt_index)}
         try:
-            for _ in range(LIST_PAGES_MAX):
-                page = await client.v1.payment_intents.list_async(params=params)  # type: ignore[arg-type]
-                for intent in page.data:
-                    metadata = intent.metadata.to_dict() if intent.metadata else {}
-                    if wanted.items() <= metadata.items():
-                        return await self._read(client, intent.id)
-                if not page.has_more:
-                    break
-                params["starting_after"] = page.data[-1].id
-        except stripe.StripeError as error:
+            async for intent in _listed(
+                client.v1.payment_intents.list_async, {"created": {"gte": since}}
+            ):
+                if wanted.items() <= _metadata(intent).items():
+                    return await self._read(client, intent.id)
+        except (*FAILURES, _UnfinishedSearchError) as error:
             return NotKnown(_code(error))
         if self._clock() - attempt.start_time > KEY_LIFE:
             # Nothing there, yet nobody can prove that nothing was charged elsewhere.
@@ -155,7 +155,7 @@ class StripeProcessor:
         client = self._clients[attempt.processor_account_id]
         try:
             return await self._read(client, attempt.processor_payment_id)
-        except stripe.StripeError as error:
+        except FAILURES as error:
             return NotKnown(_code(error), attempt.processor_payment_id)
 
     async def _read(self, client: stripe.StripeClient, intent_id: str) -> Outcome:
@@ -174,7 +174,7 @@ class StripeProcessor:
                 params={"amount_to_capture": pending.amount_minor, "expand": EXPAND},
                 options={"idempotency_key": pending.processor_key},
             )
-        except stripe.StripeError as error:
+        except FAILURES as error:
             if _is_burnt(error):
                 return await self.look(payment, attempt)
             return _refused(error)
@@ -187,30 +187,35 @@ class StripeProcessor:
             intent = await client.v1.payment_intents.cancel_async(
                 attempt.processor_payment_id, options={"idempotency_key": key}
             )
-        except stripe.StripeError as error:
+        except FAILURES as error:
             if _is_burnt(error):
                 return await self.look(payment, attempt)
             return _refused(error)
         return outcome_of(intent)
 
     async def refund(self, payment: Payment, attempt: Attempt, refund: Refund) -> RefundOutcome:
-        """Refunds the intent under the refund's own id as key."""
+        """Refunds the intent under the refund's own id as key, or reads how its refund stands."""
         client = self._clients[attempt.processor_account_id]
         try:
-            made = await client.v1.refunds.create_async(
-                params={
-                    "payment_intent": attempt.processor_payment_id,
-                    "amount": refund.amount.minor_units,
-                    "reason": refund.reason.value.lower(),
-                    "metadata": {"refund_id": refund.refund_id},
-                },
-                options={"idempotency_key": refund.refund_id},
-            )
-        except stripe.StripeError as error:
+            if refund.processor_refund_id:
+                made = await client.v1.refunds.retrieve_async(refund.processor_refund_id)
+            elif self._clock() - refund.create_time > KEY_LIFE:
+                return await self._search_refund(client, attempt, refund)
+            else:
+                made = await client.v1.refunds.create_async(
+                    params={
+                        "payment_intent": attempt.processor_payment_id,
+                        "amount": refund.amount.minor_units,
+                        "reason": refund.reason.value.lower(),
+                        "metadata": {"refund_id": refund.refund_id},
+                    },
+                    options={"idempotency_key": refund.refund_id},
+                )
+        except FAILURES as error:
             if _is_burnt(error):
                 return await self._search_refund(client, attempt, refund)
             refused = _refused(error)
-            if isinstance(refused, Declined):
+            if isinstance(refused, Declined) and not refund.processor_refund_id:
                 return RefundOutcome(RefundStatus.FAILED, failure_code=refused.code)
             return RefundOutcome(RefundStatus.UNKNOWN)
         return _refund_outcome(made)
@@ -218,17 +223,43 @@ class StripeProcessor:
     async def _search_refund(
         self, client: stripe.StripeClient, attempt: Attempt, refund: Refund
     ) -> RefundOutcome:
+        """Finds the refund by its metadata. Conclusive: the first call ended long ago."""
+        filters = {"payment_intent": attempt.processor_payment_id}
         try:
-            page = await client.v1.refunds.list_async(
-                params={"payment_intent": attempt.processor_payment_id, "limit": 100}
-            )
-        except stripe.StripeError:
+            async for made in _listed(client.v1.refunds.list_async, filters):
+                if _metadata(made).get("refund_id") == refund.refund_id:
+                    return _refund_outcome(made)
+        except (*FAILURES, _UnfinishedSearchError):
             return RefundOutcome(RefundStatus.UNKNOWN)
-        for made in page.data:
-            metadata = made.metadata.to_dict() if made.metadata else {}
-            if metadata.get("refund_id") == refund.refund_id:
-                return _refund_outcome(made)
         return RefundOutcome(RefundStatus.FAILED, failure_code="processing_error")
+
+
+class _UnfinishedSearchError(Exception):
+    """The list is longer than anyone should page through, so nothing is proven."""
+
+
+async def _listed(
+    read_page: Callable[..., Awaitable[Any]], filters: Mapping[str, Any]
+) -> AsyncIterator[Any]:
+    """Yields what a list of Stripe's holds, page after page, newest first."""
+    params: dict[str, Any] = {**filters, "limit": 100}
+    for _ in range(LIST_PAGES_MAX):
+        page = await read_page(params=params)
+        for item in page.data:
+            yield item
+        if not page.has_more:
+            return
+        params["starting_after"] = page.data[-1].id
+    raise _UnfinishedSearchError
+
+
+def _metadata(item: stripe.PaymentIntent | stripe.Refund) -> dict[str, str]:
+    return item.metadata.to_dict() if item.metadata else {}
+
+
+def _text(item: object, name: str) -> str:
+    """Reads a text that Stripe may leave out; the SDK's objects raise for what is absent."""
+    return getattr(item, name, None) or ""
 
 
 def outcome_of(intent: stripe.PaymentIntent) -> Outcome:
@@ -245,16 +276,15 @@ def outcome_of(intent: stripe.PaymentIntent) -> Outcome:
         case "requires_capture":
             return Charged(intent.id, intent.amount_capturable, 0)
         case "requires_action":
-            action = intent.next_action
-            redirect = action.redirect_to_url if action is not None else None
-            return ActionRequired(intent.id, (redirect.url or "") if redirect else "")
+            redirect = getattr(intent.next_action, "redirect_to_url", None)
+            return ActionRequired(intent.id, _text(redirect, "url"))
         case "canceled":
             return Canceled(intent.id)
         case "requires_payment_method" | "requires_confirmation":
             error = intent.last_payment_error
-            code = (error.decline_code or error.code or "") if error is not None else ""
-            advice = (error.advice_code or "") if error is not None else ""
-            return Declined(code or "declined", is_soft(code, advice), intent.id)
+            code = _text(error, "decline_code") or _text(error, "code")
+            soft = is_soft(code, _text(error, "advice_code"))
+            return Declined(code or "declined", soft, intent.id)
         case _:
             return NotKnown("processor_is_processing", intent.id)
 
@@ -264,36 +294,46 @@ def _refund_outcome(made: stripe.Refund) -> RefundOutcome:
         case "succeeded":
             return RefundOutcome(RefundStatus.SUCCEEDED, made.id)
         case "failed" | "canceled":
-            return RefundOutcome(RefundStatus.FAILED, made.id, made.failure_reason or "failed")
+            return RefundOutcome(
+                RefundStatus.FAILED, made.id, _text(made, "failure_reason") or "failed"
+            )
         case _:
             return RefundOutcome(RefundStatus.PENDING, made.id)
 
 
-def _is_burnt(error: stripe.StripeError) -> bool:
+def _is_burnt(error: Exception) -> bool:
     """Tells whether Stripe replays a stored server error: execution ended, the key is spent."""
+    if not isinstance(error, stripe.StripeError):
+        return False
     headers = {k.lower(): v for k, v in (error.headers or {}).items()}
     return (error.http_status or 0) >= 500 and headers.get("idempotent-replayed") == "true"
 
 
-def _code(error: stripe.StripeError) -> str:
-    return error.code or type(error).__name__
+def _code(error: Exception) -> str:
+    detail = error.error if isinstance(error, stripe.StripeError) else None
+    return _text(error, "code") or _text(detail, "code") or type(error).__name__
 
 
-def _refused(error: stripe.StripeError) -> Outcome:
-    """Reads an error: an explicit no, or no usable answer."""
-    if isinstance(error, stripe.CardError):
-        detail = error.error
-        intent = detail.payment_intent if detail is not None else None
-        code = (detail.decline_code if detail is not None else None) or _code(error)
-        advice = (getattr(detail, "advice_code", None) if detail is not None else None) or ""
-        return Declined(code, is_soft(code, advice), intent.id if intent is not None else "")
-    if isinstance(error, stripe.IdempotencyError):
-        # The stored body makes this impossible; if it happens, nobody may guess.
-        log.error("stripe refused a stored request under its own key", code=_code(error))
-        return NotKnown("idempotency_mismatch")
-    if isinstance(error, stripe.APIConnectionError) or (error.http_status or 500) >= 500:
-        return NotKnown("no_answer")
-    if error.http_status == 409:
-        return NotKnown("first_request_in_flight")
-    # 400, 401, 403, 404, 429: refused before execution, so another account may be tried.
-    return Declined(f"refused_{_code(error)}", soft=True)
+def _refused(error: Exception) -> Outcome:
+    """Reads an error. Only what Stripe itself is known to refuse is a no; all else is open."""
+    match error:
+        case stripe.CardError():
+            code = _text(error.error, "decline_code") or _code(error)
+            soft = is_soft(code, _text(error.error, "advice_code"))
+            return Declined(code, soft, _text(getattr(error.error, "payment_intent", None), "id"))
+        case stripe.IdempotencyError():
+            # The stored body makes this impossible; if it happens, nobody may guess.
+            log.error("stripe refused a stored request under its own key", code=_code(error))
+            return NotKnown("idempotency_mismatch")
+        case stripe.InvalidRequestError():
+            # The same body is refused each time, so an earlier call did nothing either.
+            return Declined(f"refused_{_code(error)}", soft=True)
+        case stripe.RateLimitError():
+            return NotTaken(_code(error))
+        case stripe.AuthenticationError() | stripe.PermissionError():
+            log.error("stripe refused the account's credentials", code=_code(error))
+            return NotTaken(_code(error))
+        case stripe.StripeError() if error.http_status == 409:
+            return NotKnown("first_request_in_flight")
+        case _:
+            return NotKnown("no_answer")

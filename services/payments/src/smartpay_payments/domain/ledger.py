@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from smartpay_payments.domain.payment import Payment, RefundStatus, Status
+from smartpay_payments.domain.payment import NOT_PAID, Payment, RefundStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ def postings(before: Payment | None, after: Payment, fee_minor: int = 0) -> Sequ
     hold, held = f"hold:{account}", f"held:{after.merchant_id}"
 
     def open_hold(payment: Payment | None) -> int:
-        if payment is None or payment.captured_minor or payment.status is Status.CANCELED:
+        if payment is None or payment.captured_minor or payment.status in NOT_PAID:
             return 0
         return payment.authorized_minor
 

@@ -71,6 +71,9 @@ NEXT: dict[Status, frozenset[Status]] = {
 NOT_PAID = frozenset({Status.FAILED, Status.BLOCKED, Status.CANCELED})
 # The processor has yet to say how it ended.
 UNSETTLED = frozenset({Status.PROCESSING, Status.UNKNOWN})
+# REST answers 202: the payment is still on its way.
+OPEN = frozenset({*UNSETTLED, Status.REQUIRES_ACTION, Status.IN_REVIEW, Status.NEEDS_REVIEW})
+CANCELABLE = frozenset({Status.REQUIRES_CAPTURE, Status.REQUIRES_ACTION})
 
 
 class AttemptStatus(StrEnum):
@@ -93,6 +96,9 @@ class RefundStatus(StrEnum):
     FAILED = "FAILED"
     UNKNOWN = "UNKNOWN"
     NEEDS_REVIEW = "NEEDS_REVIEW"
+
+
+OPEN_REFUNDS = frozenset({RefundStatus.PENDING, RefundStatus.UNKNOWN})
 
 
 class CaptureMethod(StrEnum):
@@ -213,6 +219,10 @@ class Refund:
     update_time: datetime
     failure_code: str = ""
     processor_refund_id: str = ""
+    checks: int = 0
+    """How often recovery looked without finding out."""
+    check_time: datetime | None = None
+    """When recovery looks next; None when it is known how the refund ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +248,8 @@ class Payment:
     create_time: datetime
     update_time: datetime
     version: int = 1
+    event_type: str = ""
+    """What made this version."""
     status_reason: str = ""
     authorized_minor: int = 0
     captured_minor: int = 0
@@ -276,6 +288,10 @@ class Payment:
         )
         return self.captured_minor - claimed
 
+    def refund_of(self, refund_id: str) -> Refund:
+        """Finds one of the refunds; raises StopIteration when there is none."""
+        return next(r for r in self.refunds if r.refund_id == refund_id)
+
     def moved_to(self, status: Status, reason: str = "") -> Payment:
         """Answers the payment in another status; raises ValueError when the step is illegal."""
         if status is not self.status and status not in NEXT[self.status]:
@@ -288,15 +304,23 @@ class Payment:
         return replace(self, attempts=(*others, attempt))
 
     def with_refund(self, refund: Refund) -> Payment:
-        """Answers the payment with a refund added or replaced by its id; amounts follow."""
-        known = [r.refund_id for r in self.refunds]
-        refunds = (
-            tuple(refund if r.refund_id == refund.refund_id else r for r in self.refunds)
-            if refund.refund_id in known
-            else (*self.refunds, refund)
-        )
+        """Answers the payment with a refund added or replaced by its id.
+
+        Amounts and the time of the next look follow: a payment with refunds is captured, so
+        nothing but refunds can be open.
+        """
+        if any(r.refund_id == refund.refund_id for r in self.refunds):
+            refunds = tuple(refund if r.refund_id == refund.refund_id else r for r in self.refunds)
+        else:
+            refunds = (*self.refunds, refund)
         refunded = sum(r.amount.minor_units for r in refunds if r.status is RefundStatus.SUCCEEDED)
-        return replace(self, refunds=refunds, refunded_minor=refunded)
+        check_times = [r.check_time for r in refunds if r.check_time is not None]
+        return replace(
+            self,
+            refunds=refunds,
+            refunded_minor=refunded,
+            check_time=min(check_times, default=None),
+        )
 
 
 def payment_not_found() -> Refusal:

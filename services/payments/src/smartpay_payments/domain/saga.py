@@ -2,27 +2,35 @@
 
 Two durable commits per payment. The first, before the processor is called, holds the payment,
 the idempotency claim and the attempt with its key and exact body; the second holds the outcome,
-the ledger and the event. `advance` goes on from whatever is stored, so the first run and recovery
-are the same code, and a timeout is never read as a failure.
+the ledger and the event. `advance` goes on from whatever is stored, so that a crash at any point
+is only a late second commit, and a timeout is never read as a failure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
 from smartpay_chassis.refusals import Kind, Refusal, idempotency_key_reused
+from smartpay_payments.domain.eligibility import (
+    MerchantTerms,
+    blocking_reason,
+    check_tokens,
+    eligible_accounts,
+    no_eligible_account,
+)
+from smartpay_payments.domain.events import event_type
 from smartpay_payments.domain.idempotency import Claim
 from smartpay_payments.domain.ledger import LedgerEntry, postings
 from smartpay_payments.domain.payment import (
+    OPEN_REFUNDS,
     UNSETTLED,
     Attempt,
     AttemptStatus,
     Command,
     FraudOpinion,
-    Order,
     Payment,
     PendingCommand,
     Refund,
@@ -31,117 +39,17 @@ from smartpay_payments.domain.payment import (
     RouteAdvice,
     Status,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Account:
-    """One of the merchant's processor accounts, as far as the story needs it."""
-
-    processor_account_id: str
-    processor: str
-    currencies: frozenset[str]
-    enabled: bool
-
-
-@dataclass(frozen=True, slots=True)
-class MerchantTerms:
-    """The merchant's own rules."""
-
-    merchant_id: str
-    livemode: bool
-    cell: str
-    accounts: tuple[Account, ...]
-    blocks_when_fraud_is_away: bool
-    blocks_what_needs_review: bool
-
-
-# ---- what a processor may answer -------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Charged:
-    """Authorized, and captured as far as captured_minor says."""
-
-    processor_payment_id: str
-    authorized_minor: int
-    captured_minor: int
-    fee_minor: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class ActionRequired:
-    """The payer must act at this address first."""
-
-    processor_payment_id: str
-    url: str
-
-
-@dataclass(frozen=True, slots=True)
-class Declined:
-    """An explicit no; nothing was charged and nothing will be."""
-
-    code: str
-    soft: bool
-    processor_payment_id: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Canceled:
-    """Given up at the processor; it can never succeed."""
-
-    processor_payment_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class NotKnown:
-    """No usable answer: the charge may exist, may come to exist, or not."""
-
-    why: str
-    processor_payment_id: str = ""
-    """The processor's id, when it named one; then looking is enough."""
-
-
-Outcome = Charged | ActionRequired | Declined | Canceled | NotKnown
-
-
-@dataclass(frozen=True, slots=True)
-class RefundOutcome:
-    """What became of a refund at the processor."""
-
-    status: RefundStatus
-    processor_refund_id: str = ""
-    failure_code: str = ""
-
-
-# ---- ports -----------------------------------------------------------------------------------
-
-
-class Processor(Protocol):
-    """One processor. Every call may be repeated with the same key and is then the same call."""
-
-    def prepare(self, payment: Payment, processor_account_id: str, attempt_index: int) -> str:
-        """Writes the exact charge request, to be stored before it is sent."""
-        ...
-
-    async def charge(self, payment: Payment, attempt: Attempt) -> Outcome:
-        """Sends the stored request under the stored key, for the first time or again."""
-        ...
-
-    async def look(self, payment: Payment, attempt: Attempt) -> Outcome:
-        """Reads how a charge with a known processor id stands now."""
-        ...
-
-    async def capture(self, payment: Payment, attempt: Attempt, pending: PendingCommand) -> Outcome:
-        """Takes authorized money."""
-        ...
-
-    async def cancel(self, payment: Payment, attempt: Attempt, key: str) -> Outcome:
-        """Gives up a charge; Canceled is the fence after which it can never succeed."""
-        ...
-
-    async def refund(self, payment: Payment, attempt: Attempt, refund: Refund) -> RefundOutcome:
-        """Gives money back."""
-        ...
+from smartpay_payments.domain.processor import (
+    ActionRequired,
+    Canceled,
+    Charged,
+    Declined,
+    NotKnown,
+    NotTaken,
+    Outcome,
+    Processor,
+    RefundOutcome,
+)
 
 
 class FraudAdvisor(Protocol):
@@ -190,16 +98,12 @@ class Repository(Protocol):
         """
         ...
 
+    async def postpone(self, payment: Payment, until: datetime) -> None:
+        """Plans the next look without a new version; does nothing when the payment changed."""
+        ...
+
     async def get(self, merchant_id: str, livemode: bool, payment_id: str) -> Payment | None:
         """Reads one payment of one merchant."""
-        ...
-
-    async def claim(self, operation_id: str) -> Claim | None:
-        """Reads the claim an idempotency key made."""
-        ...
-
-    async def version(self, payment_id: str, version: int) -> Payment | None:
-        """Reads an earlier version while its event is kept."""
         ...
 
 
@@ -232,7 +136,7 @@ class Saga:
     def __init__(
         self,
         repository: Repository,
-        processors: dict[str, Processor],
+        processors: Mapping[str, Processor],
         fraud: FraudAdvisor,
         router: RouteAdvisor,
         clock: Callable[[], datetime],
@@ -257,16 +161,11 @@ class Saga:
         Raises:
             Refusal: the input can't be charged, or the id or order id is taken. Nothing stored.
         """
-        static_order = eligible_accounts(draft.order, terms)
-        opinion = await self._fraud.assess(draft)
-        payment = replace(draft, fraud=opinion)
-        advice = await self._router.rank(payment)
-        payment = replace(payment, route=advice)
-        ranking = static_order if advice is None else advice.ranking
-        order = [account for account in ranking if account in static_order]
-        if not order:
+        check_tokens(draft.order, terms)
+        if not eligible_accounts(draft.order, terms, self._processors):
             raise no_eligible_account()
-        blocked = blocking_reason(opinion, terms)
+        payment = replace(draft, fraud=await self._fraud.assess(draft))
+        blocked = blocking_reason(payment.fraud, terms)
         if blocked:
             payment = replace(
                 payment,
@@ -275,7 +174,13 @@ class Saga:
                 answered_version=payment.version,
             )
         else:
-            payment = self._next_attempt(payment, terms, order[0])
+            # Only a payment that may be charged is routed: a block must use up no decision.
+            payment = replace(payment, route=await self._router.rank(payment))
+            account = self._next_account(payment, terms)
+            if not account:
+                raise no_eligible_account()
+            payment = self._with_next_attempt(payment, terms, account)
+        payment = replace(payment, event_type=event_type(None, payment))
         claim = Claim(payment.payment_id, payment.payment_id, payment.request_hash)
         stored = await self._repository.create(payment, claim, postings(None, payment))
         if stored is not None:
@@ -283,23 +188,32 @@ class Saga:
             if stored.request_hash != payment.request_hash:
                 raise idempotency_key_reused()
             return stored
-        return await self.advance(payment, terms)
+        return payment if blocked else await self._charge(payment, terms, first_send=True)
 
-    def _next_attempt(self, payment: Payment, terms: MerchantTerms, account_id: str) -> Payment:
+    def _next_account(self, payment: Payment, terms: MerchantTerms) -> str:
+        """Answers the best account that was not tried; "" when there is none."""
+        eligible = eligible_accounts(payment.order, terms, self._processors)
+        ranking = eligible if payment.route is None else payment.route.ranking
+        tried = {a.processor_account_id for a in payment.attempts}
+        return next((a for a in ranking if a in eligible and a not in tried), "")
+
+    def _with_next_attempt(self, payment: Payment, terms: MerchantTerms, account: str) -> Payment:
         index = len(payment.attempts)
         now = self._clock()
-        account = next(a for a in terms.accounts if a.processor_account_id == account_id)
+        processor = next(a.processor for a in terms.accounts if a.processor_account_id == account)
         attempt = Attempt(
             attempt_index=index,
-            processor_account_id=account_id,
-            processor=account.processor,
+            processor_account_id=account,
+            processor=processor,
             processor_key=f"{payment.payment_id}-{index}",
-            request_body=self._processors[account.processor].prepare(payment, account_id, index),
+            request_body=self._processors[processor].prepare(payment, account, index),
             status=AttemptStatus.STARTED,
             start_time=now,
         )
         return replace(
             payment.with_attempt(attempt),
+            status=Status.PROCESSING,
+            status_reason="",
             checks=0,
             check_time=now + timedelta(seconds=self._patience.first_look_seconds),
         )
@@ -307,67 +221,77 @@ class Saga:
     # ---- go on from what is stored -----------------------------------------------------------
 
     async def advance(self, payment: Payment, terms: MerchantTerms) -> Payment:
-        """Takes a stored payment on until it is settled, waits for somebody, or is not known.
+        """Takes up a stored payment whose time to be looked at has come.
 
-        The first run and recovery both call it. When somebody else changed the payment
-        meanwhile, theirs stands and is answered.
+        When somebody else changed the payment meanwhile, theirs stands and is answered.
         """
-        while payment.check_time is not None:
-            if payment.pending is not None:
-                payment = await self._resume_command(payment)
-            elif payment.status is Status.REQUIRES_ACTION:
-                payment = await self._resume_action(payment)
-            elif payment.status in UNSETTLED:
-                payment = await self._resume_charge(payment, terms)
-            else:
-                payment = await self._resume_refunds(payment)
-            if payment.last_attempt.status is not AttemptStatus.STARTED:
-                break  # only a cascade goes on at once; everything else waits for its time
-        return payment
+        if payment.pending is not None:
+            return await self._do_command(payment)
+        if payment.status is Status.REQUIRES_ACTION:
+            return await self.look_again(payment)
+        if payment.status in UNSETTLED:
+            return await self._charge(payment, terms, first_send=False)
+        refunds = [r for r in payment.refunds if r.check_time is not None]
+        return await self._do_refund(
+            payment, min(refunds, key=lambda r: r.check_time or r.create_time)
+        )
 
-    async def _resume_charge(self, payment: Payment, terms: MerchantTerms) -> Payment:
-        attempt = payment.last_attempt
-        processor = self._processors[attempt.processor]
-        if attempt.processor_payment_id:
-            outcome = await processor.look(payment, attempt)
-        else:
-            outcome = await processor.charge(payment, attempt)
-        changed = self._with_outcome(payment, attempt, outcome)
-        if isinstance(outcome, Declined) and outcome.soft:
-            following = self._following_account(payment, terms)
+    async def _charge(self, payment: Payment, terms: MerchantTerms, *, first_send: bool) -> Payment:
+        """Charges the last attempt, and the next account after each soft decline.
+
+        Args:
+            payment: as stored.
+            terms: the merchant's rules.
+            first_send: True when this process stored the attempt and surely never sent it.
+        """
+        while True:
+            attempt = payment.last_attempt
+            processor = self._processors[attempt.processor]
+            if attempt.processor_payment_id:
+                outcome = await processor.look(payment, attempt)
+            else:
+                outcome = await processor.charge(payment, attempt)
+            if isinstance(outcome, NotTaken):
+                # Nobody charged only if nobody asked before; an earlier call may have charged.
+                outcome = (
+                    Declined(f"refused_{outcome.why}", soft=True)
+                    if first_send
+                    else NotKnown(outcome.why)
+                )
+            changed = self._with_outcome(payment, attempt, outcome)
+            soft = isinstance(outcome, Declined) and outcome.soft
+            following = self._next_account(payment, terms) if soft else ""
             if following:
                 # The decline and the next intent are one commit: nothing lies between them.
-                changed = self._next_attempt(
-                    replace(changed, status=Status.PROCESSING, status_reason=""), terms, following
-                )
-        return await self._save(payment, changed, fee_of(outcome))
-
-    def _following_account(self, payment: Payment, terms: MerchantTerms) -> str:
-        tried = {a.processor_account_id for a in payment.attempts}
-        static = eligible_accounts(payment.order, terms)
-        ranking = payment.route.ranking if payment.route is not None else static
-        usable = {a.processor_account_id for a in terms.accounts if a.enabled}
-        return next((a for a in ranking if a not in tried and a in usable), "")
+                changed = self._with_next_attempt(changed, terms, following)
+            stored = await self._store(payment, changed, fee_of(outcome))
+            if stored is None:
+                return await self._winner(payment)
+            if not following:
+                return stored
+            payment, first_send = stored, True
 
     async def look_again(self, payment: Payment) -> Payment:
-        """Asks the processor how a payment that waited for the payer stands now."""
-        return await self._resume_action(payment)
-
-    async def _resume_action(self, payment: Payment) -> Payment:
+        """Asks the processor how a payment that waits for the payer stands; cancels a late one."""
         attempt = payment.last_attempt
         processor = self._processors[attempt.processor]
+        now = self._clock()
+        expired = payment.action_expire_time is not None and now >= payment.action_expire_time
         outcome = await processor.look(payment, attempt)
-        expired = (
-            payment.action_expire_time is not None and self._clock() >= payment.action_expire_time
-        )
         if isinstance(outcome, ActionRequired) and expired:
             outcome = await processor.cancel(payment, attempt, f"{attempt.processor_key}-expire")
-        if isinstance(outcome, ActionRequired | NotKnown):
+            if isinstance(outcome, Declined):
+                # The payer acted in this very moment.
+                outcome = await processor.look(payment, attempt)
+        if isinstance(outcome, ActionRequired | NotKnown | NotTaken):
             pause = timedelta(seconds=self._patience.action_poll_seconds)
-            return await self._save(payment, replace(payment, check_time=self._clock() + pause))
-        return await self._save(
-            payment, self._with_outcome(payment, attempt, outcome), fee_of(outcome)
-        )
+            await self._repository.postpone(payment, now + pause)
+            return payment
+        changed = self._with_outcome(payment, attempt, outcome)
+        if isinstance(outcome, Canceled) and expired:
+            changed = replace(changed, status_reason="action_expired")
+        stored = await self._store(payment, changed, fee_of(outcome))
+        return stored or await self._winner(payment)
 
     # ---- capture and cancel ------------------------------------------------------------------
 
@@ -380,116 +304,99 @@ class Saga:
             Refusal: ABORTED when the payment changed meanwhile.
         """
         now = self._clock()
-        pending = PendingCommand(command, amount_minor, claim.operation_id, now)
         started = replace(
             payment.moved_to(Status.PROCESSING, command.value.lower()),
-            pending=pending,
+            pending=PendingCommand(command, amount_minor, claim.operation_id, now),
             checks=0,
             check_time=now + timedelta(seconds=self._patience.first_look_seconds),
         )
-        stored = self._next_version(started)
-        if not await self._repository.save(stored, postings(payment, stored), claim):
+        stored = await self._store(payment, started, claim=claim)
+        if stored is None:
             raise payment_changed()
-        return await self._resume_command(stored)
+        return await self._do_command(stored)
 
-    async def _resume_command(self, payment: Payment) -> Payment:
+    async def _do_command(self, payment: Payment) -> Payment:
         pending, attempt = payment.pending, payment.last_attempt
-        assert pending is not None
+        assert pending is not None  # both callers have looked
         processor = self._processors[attempt.processor]
         if pending.command is Command.CAPTURE:
-            outcome = await processor.capture(payment, attempt, pending)
+            outcome, goal = await processor.capture(payment, attempt, pending), Status.SUCCEEDED
         else:
             outcome = await processor.cancel(payment, attempt, pending.processor_key)
-        if isinstance(outcome, NotKnown):
-            return await self._save(payment, self._looked_in_vain(payment, outcome.why))
+            goal = Status.CANCELED
         reason = ""
         if isinstance(outcome, Declined):
             # The processor refused the command, so something else is true: ask what.
             reason = outcome.code
             outcome = await processor.look(payment, attempt)
-            if isinstance(outcome, NotKnown):
-                return await self._save(payment, self._looked_in_vain(payment, outcome.why))
-        done = self._with_outcome(replace(payment, pending=None), attempt, outcome)
-        return await self._save(
-            payment, replace(done, status_reason=reason or done.status_reason), fee_of(outcome)
-        )
+        if isinstance(outcome, NotKnown | NotTaken):
+            changed = self._looked_in_vain(payment, outcome.why)
+        else:
+            changed = self._with_outcome(replace(payment, pending=None), attempt, outcome)
+            if reason and changed.status is not goal:
+                changed = replace(changed, status_reason=reason)
+        stored = await self._store(payment, changed, fee_of(outcome))
+        return stored or await self._winner(payment)
 
     # ---- refunds -----------------------------------------------------------------------------
 
     async def refund(self, payment: Payment, refund: Refund, claim: Claim) -> Payment | None:
         """Stores a refund, then does it. Answers None when the payment changed meanwhile."""
-        started = replace(
-            payment.with_refund(refund),
-            checks=0,
-            check_time=self._clock() + timedelta(seconds=self._patience.first_look_seconds),
-        )
-        stored = self._next_version(started)
-        if not await self._repository.save(stored, postings(payment, stored), claim):
+        first_look = self._clock() + timedelta(seconds=self._patience.first_look_seconds)
+        started = payment.with_refund(replace(refund, check_time=first_look))
+        stored = await self._store(payment, started, claim=claim)
+        if stored is None:
             return None
-        return await self._do_refund(stored, refund)
-
-    async def _resume_refunds(self, payment: Payment) -> Payment:
-        for refund in payment.refunds:
-            if refund.status in (RefundStatus.PENDING, RefundStatus.UNKNOWN):
-                return await self._do_refund(payment, refund)
-        return await self._save(payment, replace(payment, check_time=None))
+        return await self._do_refund(stored, stored.refund_of(refund.refund_id))
 
     async def _do_refund(self, payment: Payment, refund: Refund) -> Payment:
         attempt = payment.last_attempt
         outcome = await self._processors[attempt.processor].refund(payment, attempt, refund)
         while True:
-            now = self._clock()
-            current = next(r for r in payment.refunds if r.refund_id == refund.refund_id)
-            if current.status not in (RefundStatus.PENDING, RefundStatus.UNKNOWN):
+            current = payment.refund_of(refund.refund_id)
+            if current.status not in OPEN_REFUNDS:
                 return payment
-            changed = payment.with_refund(
-                replace(
-                    current,
-                    status=outcome.status,
-                    processor_refund_id=outcome.processor_refund_id or current.processor_refund_id,
-                    failure_code=outcome.failure_code,
-                    update_time=now,
-                )
-            )
-            changed = self._schedule_refunds(changed)
-            stored = self._next_version(changed)
-            if await self._repository.save(stored, postings(payment, stored)):
+            changed = payment.with_refund(self._refund_after(current, outcome))
+            stored = await self._store(payment, changed)
+            if stored is not None:
                 return stored
             # Another refund of the same payment was stored meanwhile: apply to the new version.
-            fresh = await self._repository.get(
-                payment.merchant_id, payment.livemode, payment.payment_id
-            )
-            assert fresh is not None
-            payment = fresh
+            payment = await self._winner(payment)
 
-    def _schedule_refunds(self, payment: Payment) -> Payment:
-        """Plans the next look at open refunds, or hands them to a person."""
-        opened = [
-            r for r in payment.refunds if r.status in (RefundStatus.PENDING, RefundStatus.UNKNOWN)
-        ]
-        if not opened:
-            return replace(payment, checks=0, check_time=None)
-        pause = self._pause(payment)
+    def _refund_after(self, refund: Refund, outcome: RefundOutcome) -> Refund:
+        now = self._clock()
+        changed = replace(
+            refund,
+            status=outcome.status,
+            processor_refund_id=outcome.processor_refund_id or refund.processor_refund_id,
+            failure_code=outcome.failure_code,
+            update_time=now,
+            check_time=None,
+        )
+        if outcome.status not in OPEN_REFUNDS:
+            return changed
+        pause = self._pause(refund.checks)
+        if pause is None and outcome.status is RefundStatus.UNKNOWN:
+            return replace(changed, status=RefundStatus.NEEDS_REVIEW)
         if pause is None:
-            for refund in opened:
-                payment = payment.with_refund(replace(refund, status=RefundStatus.NEEDS_REVIEW))
-            return replace(payment, check_time=None)
-        return replace(payment, checks=payment.checks + 1, check_time=self._clock() + pause)
+            # Pending is no riddle: a bank may take days.
+            pause = timedelta(seconds=self._patience.schedule_seconds[-1])
+        return replace(changed, checks=refund.checks + 1, check_time=now + pause)
 
     # ---- outcomes ----------------------------------------------------------------------------
 
     def _with_outcome(self, payment: Payment, attempt: Attempt, outcome: Outcome) -> Payment:
         now = self._clock()
-        ended = replace(attempt, end_time=now)
         settled = replace(
             payment, checks=0, check_time=None, action_url="", action_expire_time=None
         )
         match outcome:
             case Charged():
                 ended = replace(
-                    ended,
+                    attempt,
                     status=AttemptStatus.SUCCEEDED,
                     processor_payment_id=outcome.processor_payment_id,
+                    end_time=now,
                 )
                 captured = outcome.captured_minor
                 settled = replace(
@@ -498,119 +405,90 @@ class Saga:
                     captured_minor=captured,
                     reward_mark=RewardMark.RECEIPT if captured else RewardMark.NONE,
                 )
-                status = Status.SUCCEEDED if captured else Status.REQUIRES_CAPTURE
-                return settled.moved_to(status)
+                return settled.moved_to(Status.SUCCEEDED if captured else Status.REQUIRES_CAPTURE)
             case ActionRequired():
-                ended = replace(
-                    ended,
+                waiting = replace(
+                    attempt,
                     status=AttemptStatus.REQUIRES_ACTION,
                     processor_payment_id=outcome.processor_payment_id,
-                    end_time=None,
                 )
                 return replace(
-                    settled.with_attempt(ended).moved_to(Status.REQUIRES_ACTION),
+                    settled.with_attempt(waiting).moved_to(Status.REQUIRES_ACTION),
                     action_url=outcome.url,
                     action_expire_time=now + timedelta(seconds=self._patience.action_seconds),
                     check_time=now + timedelta(seconds=self._patience.action_poll_seconds),
                 )
             case Declined():
                 ended = replace(
-                    ended,
+                    attempt,
                     status=AttemptStatus.DECLINED,
                     decline_code=outcome.code,
                     soft_decline=outcome.soft,
-                    processor_payment_id=outcome.processor_payment_id,
+                    processor_payment_id=outcome.processor_payment_id
+                    or attempt.processor_payment_id,
+                    end_time=now,
                 )
                 return settled.with_attempt(ended).moved_to(Status.FAILED, outcome.code)
             case Canceled():
-                ended = replace(ended, status=AttemptStatus.CANCELED)
-                return settled.with_attempt(ended).moved_to(
-                    Status.CANCELED,
-                    "action_expired" if payment.action_url else "",
+                ended = replace(
+                    attempt,
+                    status=AttemptStatus.CANCELED,
+                    processor_payment_id=outcome.processor_payment_id,
+                    end_time=now,
                 )
+                return settled.with_attempt(ended).moved_to(Status.CANCELED)
             case NotKnown():
-                unknown = payment.with_attempt(
-                    replace(
-                        attempt,
-                        status=AttemptStatus.UNKNOWN,
-                        processor_payment_id=outcome.processor_payment_id,
-                    )
+                unknown = replace(
+                    attempt,
+                    status=AttemptStatus.UNKNOWN,
+                    processor_payment_id=outcome.processor_payment_id
+                    or attempt.processor_payment_id,
                 )
-                return self._looked_in_vain(unknown, outcome.why)
+                return self._looked_in_vain(payment.with_attempt(unknown), outcome.why)
+            case NotTaken():
+                return self._looked_in_vain(payment, outcome.why)
 
     def _looked_in_vain(self, payment: Payment, why: str) -> Payment:
-        pause = self._pause(payment)
+        pause = self._pause(payment.checks)
         unknown = payment.moved_to(Status.UNKNOWN, why)
         if pause is None:
             return replace(unknown.moved_to(Status.NEEDS_REVIEW, why), check_time=None)
         return replace(unknown, checks=payment.checks + 1, check_time=self._clock() + pause)
 
-    def _pause(self, payment: Payment) -> timedelta | None:
+    def _pause(self, checks: int) -> timedelta | None:
         schedule = self._patience.schedule_seconds
-        if payment.checks >= len(schedule):
-            return None
-        return timedelta(seconds=schedule[payment.checks])
+        return timedelta(seconds=schedule[checks]) if checks < len(schedule) else None
 
-    def _next_version(self, payment: Payment) -> Payment:
-        version = payment.version + 1
-        answered = payment.answered_version
-        if not answered and payment.status not in (Status.PROCESSING, Status.UNKNOWN):
+    # ---- versions ----------------------------------------------------------------------------
+
+    async def _store(
+        self, before: Payment, after: Payment, fee_minor: int = 0, claim: Claim | None = None
+    ) -> Payment | None:
+        """Stores the next version; answers None when somebody else stored theirs first."""
+        version = before.version + 1
+        answered = before.answered_version
+        if not answered and after.status not in UNSETTLED:
             answered = version
-        return replace(
-            payment, version=version, answered_version=answered, update_time=self._clock()
+        after = replace(
+            after,
+            version=version,
+            answered_version=answered,
+            update_time=self._clock(),
+            event_type=event_type(before, after),
         )
+        saved = await self._repository.save(after, postings(before, after, fee_minor), claim)
+        return after if saved else None
 
-    async def _save(self, before: Payment, after: Payment, fee_minor: int = 0) -> Payment:
-        stored = self._next_version(after)
-        if await self._repository.save(stored, postings(before, stored, fee_minor)):
-            return stored
-        # Somebody else finished this step; what they stored is the truth.
-        fresh = await self._repository.get(before.merchant_id, before.livemode, before.payment_id)
-        assert fresh is not None
+    async def _winner(self, loser: Payment) -> Payment:
+        """Reads what somebody else stored; theirs is the truth."""
+        fresh = await self._repository.get(loser.merchant_id, loser.livemode, loser.payment_id)
+        assert fresh is not None  # payments are never deleted
         return fresh
 
 
 def fee_of(outcome: Outcome) -> int:
     """What the processor keeps, as far as it said so."""
     return outcome.fee_minor if isinstance(outcome, Charged) else 0
-
-
-def eligible_accounts(order: Order, terms: MerchantTerms) -> tuple[str, ...]:
-    """Answers the accounts that can charge the order, in the merchant's own order.
-
-    Raises:
-        Refusal: a token names an account that the merchant doesn't have, or none can charge.
-    """
-    known = {a.processor_account_id for a in terms.accounts}
-    if not known.issuperset(order.tokens):
-        raise Refusal(
-            Kind.INVALID_ARGUMENT,
-            "NO_ELIGIBLE_ACCOUNT",
-            "A token names a processor account that the merchant doesn't have.",
-            remedy="Send tokens of the merchant's own processor accounts.",
-            field="instrument.tokens",
-        )
-    eligible = tuple(
-        a.processor_account_id
-        for a in terms.accounts
-        if a.enabled
-        and a.processor_account_id in order.tokens
-        and order.amount.currency_code in a.currencies
-    )
-    if not eligible:
-        raise no_eligible_account()
-    return eligible
-
-
-def no_eligible_account() -> Refusal:
-    """Refuses an order that no account can charge."""
-    return Refusal(
-        Kind.FAILED_PRECONDITION,
-        "NO_ELIGIBLE_ACCOUNT",
-        "No enabled account of the merchant charges this instrument in this currency.",
-        remedy="Send a token of an enabled account that charges the currency.",
-        field="instrument",
-    )
 
 
 def payment_changed() -> Refusal:
@@ -622,14 +500,3 @@ def payment_changed() -> Refusal:
         remedy="Read the payment and decide again.",
         field="payment_id",
     )
-
-
-def blocking_reason(opinion: FraudOpinion | None, terms: MerchantTerms) -> str:
-    """Says why fraud stops a payment; empty when it doesn't."""
-    if opinion is None:
-        return "fraud_unavailable" if terms.blocks_when_fraud_is_away else ""
-    if opinion.verdict == "BLOCK":
-        return opinion.reason or "fraud"
-    if opinion.verdict == "REVIEW" and terms.blocks_what_needs_review:
-        return opinion.reason or "fraud_review"
-    return ""
