@@ -43,5 +43,6 @@ async def test_killing_payments_amid_200_payments_loses_and_doubles_nothing() ->
 )
 async def test_the_judge_notices_a_broken_promise(plan: str, sign: str) -> None:
     with fresh_mesh(plan) as mesh:
-        verdict = await run(mesh, payments=120, kills=5, seed=SEED)
-    assert any(sign in violation for violation in verdict["examples"]), verdict
+        # Half of the charges are taken and not yet answered when the kill comes.
+        verdict = await run(mesh, payments=80, kills=3, seed=SEED, slow=0.5, settle_seconds=5)
+    assert verdict["kinds"].get(sign), verdict

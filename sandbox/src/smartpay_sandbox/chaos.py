@@ -47,8 +47,13 @@ CARDS = (
 )
 
 
-def faults(seed: int) -> list[dict[str, Any]]:
-    """Spells what Stripe does wrong during a run; the shares of notes on such suites."""
+def faults(seed: int, slow: float = 0.1) -> list[dict[str, Any]]:
+    """Spells what Stripe does wrong during a run.
+
+    Args:
+        seed: leads to the same faults for the same order of requests.
+        slow: share of charges that are taken at once and answered after our time-out.
+    """
     late = int(STRIPE_TIMEOUT_SECONDS * 1500)
     every = {"method": "POST", "path_prefix": "/v1/payment_intents"}
     return [
@@ -57,7 +62,7 @@ def faults(seed: int) -> list[dict[str, Any]]:
             "kind": "slow",
             "when": "after",
             "delay_ms": late,
-            "probability": 0.1,
+            "probability": slow,
             "seed": seed + 1,
             **every,
         },
@@ -163,9 +168,11 @@ async def events_of(mesh: Mesh) -> list[tuple[str, int, str]]:
         return events
 
 
-async def evidence_of(mesh: Mesh, told: Told, session: httpx.AsyncClient) -> Evidence:
+async def evidence_of(
+    mesh: Mesh, told: Told, session: httpx.AsyncClient, settle_seconds: float
+) -> Evidence:
     """Waits until everything has settled, then gathers what the judge needs."""
-    deadline = time.monotonic() + SETTLE_SECONDS
+    deadline = time.monotonic() + settle_seconds
     while True:
         listed = await pages(session, "/payments", "payments")
         rewards = await pages(session, "/rewards", "rewards")
@@ -204,7 +211,15 @@ async def set_faults(mesh: Mesh, rules: Sequence[dict[str, Any]]) -> None:
         (await control.put("/stripe/faults", json={"rules": list(rules)})).raise_for_status()
 
 
-async def run(mesh: Mesh, *, payments: int, kills: int, seed: int) -> dict[str, Any]:
+async def run(
+    mesh: Mesh,
+    *,
+    payments: int,
+    kills: int,
+    seed: int,
+    slow: float = 0.1,
+    settle_seconds: float = SETTLE_SECONDS,
+) -> dict[str, Any]:
     """Takes payments, kills the service meanwhile, waits for recovery, and judges.
 
     Args:
@@ -212,11 +227,13 @@ async def run(mesh: Mesh, *, payments: int, kills: int, seed: int) -> dict[str, 
         payments: how many orders; their callers come CONCURRENT_CALLERS at a time.
         kills: how often payments is killed by SIGKILL, spread over the orders.
         seed: of orders, faults and the moments of the kills.
+        slow: share of charges that Stripe answers too late.
+        settle_seconds: how long recovery and rewards may take after the load.
     """
     customers = Customers(mesh, seed)
     chance = random.Random(seed)
     started = time.monotonic()
-    await set_faults(mesh, faults(seed))
+    await set_faults(mesh, faults(seed, slow))
     numbers = iter(range(payments))
     done = 0
     killed = 0
@@ -248,7 +265,7 @@ async def run(mesh: Mesh, *, payments: int, kills: int, seed: int) -> dict[str, 
         await asyncio.gather(killer(), *(caller() for _ in range(CONCURRENT_CALLERS)))
         await set_faults(mesh, [])
         load_seconds = time.monotonic() - started
-        evidence = await evidence_of(mesh, customers.told, session)
+        evidence = await evidence_of(mesh, customers.told, session, settle_seconds)
     violations = judge(evidence)
     return {
         "payments": len(evidence.payments),
@@ -261,6 +278,7 @@ async def run(mesh: Mesh, *, payments: int, kills: int, seed: int) -> dict[str, 
         "load_seconds": round(load_seconds, 1),
         "seconds": round(time.monotonic() - started, 1),
         "violations": len(violations),
+        "kinds": dict(Counter(v.partition(":")[0] for v in violations)),
         "examples": violations[:10],
     }
 

@@ -133,7 +133,8 @@ class Environment:
 def environments(root: Path) -> tuple[Environment, ...]:
     """Names the environments of a checkout."""
     services = sorted((root / "services").glob("*/src"))
-    folders = [root / name for name in ("protos/gen", "chassis/src", "gateway/src", "sandbox/src")]
+    ours = ("protos/gen", "chassis/src", "gateway/src", "sandbox/src", "client/src")
+    folders = [root / name for name in ours]
     return (
         Environment(root / ".venv", root / "requirements.lock", (*folders, *services)),
         Environment(root / ".venv-aws", root / "requirements-aws.lock"),

@@ -6,10 +6,13 @@ import argparse
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from smartpay_gateway.topology import EDGE, SERVICES
 from smartpay_sandbox.cognito import TokenError
+from smartpay_sandbox.envoy_status import rows_of
 from smartpay_sandbox.launcher import Mesh, MeshError
 from smartpay_sandbox.ports import listening_ports
 from smartpay_sandbox.run_folder import RunFolder
@@ -122,12 +125,21 @@ def _status(mesh: Mesh) -> int:
                 _listening(mesh.run, name, pid),
             )
         )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     print(f"mesh {status['state']}, edge {mesh.endpoints['rest']}\n")
+    _print_table(rows)
+    admin = {name: mesh.run.sockets / f"{name}-admin.sock" for name in (EDGE, *SERVICES)}
+    print(
+        "\nSince each Envoy's start: calls denied, rate-limited, refused by a breaker, retried.\n"
+    )
+    _print_table(list(rows_of(admin)))
+    return 0 if status["state"] == "healthy" else 1
+
+
+def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         print("  ".join(cells).rstrip())
-    return 0 if status["state"] == "healthy" else 1
 
 
 def _resident_megabytes(pid: int) -> int:

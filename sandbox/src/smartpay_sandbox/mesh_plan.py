@@ -203,6 +203,8 @@ def _envoys(run: RunFolder) -> tuple[Process, ...]:
                     # Two Envoys of one user would meet at the same shared memory.
                     *("--disable-hot-restart", "--concurrency", "1"),
                     *("--log-level", os.environ.get("ENVOY_LOG_LEVEL", "warning")),
+                    # Whoever follows an access log wants to see a call now, not in ten seconds.
+                    *("--file-flush-interval-msec", "500"),
                 ),
                 environment=_environment(run),
                 # The edge fetches the issuer's keys at its start.
