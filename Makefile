@@ -11,8 +11,8 @@ PYTHON ?= python3
 VENV := .venv/bin
 SANDBOX := sandbox/src/smartpay_sandbox
 LAUNCHER := $(VENV)/python -m smartpay_sandbox.launcher
-CODE := protos/generate.py chassis gateway sandbox services $(wildcard tests)
-PACKAGES := chassis gateway sandbox $(wildcard services/*)
+CODE := protos/generate.py protos/tests chassis gateway sandbox client services tests
+PACKAGES := chassis gateway sandbox client $(wildcard services/*)
 # Whose token: demo, readonly (one scope), other (second merchant), foreign (unknown to the edge).
 CLIENT ?= demo
 # Which log: a process of `make status`; all when empty.
@@ -58,6 +58,10 @@ test: setup ## run the whole suite, real Envoys included
 test-integration: setup ## run only what needs the whole mesh
 	@$(VENV)/python -m pytest -q -m mesh
 
+.PHONY: test-docs-page
+test-docs-page: setup ## open the API's page in Chromium: all shown, no request leaves the origin
+	@$(VENV)/python -m pytest -q gateway/tests/chromium_docs_page.py
+
 .PHONY: test-load
 test-load: setup up ## a bounded load on the running mesh; its last line is one JSON object
 	@$(VENV)/python -m smartpay_sandbox.load
@@ -77,14 +81,20 @@ lint: setup ## ruff, mypy, the rooms' rules, the contract's rules
 	@for package in $(PACKAGES); do \
 	  $(VENV)/mypy $$package/src $$(test -d $$package/tests && echo $$package/tests); \
 	done
+	@$(VENV)/mypy protos/tests
+	@$(VENV)/mypy tests
 	@$(VENV)/lint-imports --no-cache
 	@$(VENV)/buf lint
 	@$(VENV)/buf format -d --exit-code
+	@tag=$$(git describe --tags --abbrev=0 2>/dev/null || true); \
+	if [ -n "$$tag" ]; then $(VENV)/buf breaking --against ".git#tag=$$tag"; \
+	else echo "No tag yet: nothing to compare the contract with."; fi
 
 .PHONY: protos
-protos: setup ## generate the stubs and the Envoy templates from the contract
+protos: setup ## generate stubs, Envoy templates and the client out of the contract
 	@$(VENV)/python protos/generate.py
 	@$(VENV)/python -m smartpay_gateway generate
+	@$(VENV)/python client/generate.py
 
 .PHONY: train
 train: setup ## train the fraud bundle anew from the seeded generator

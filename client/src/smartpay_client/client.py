@@ -1,0 +1,223 @@
+"""The two clients: one that waits, one for an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import httpx
+
+from smartpay_client import limits
+from smartpay_client.async_connection import AsyncConnection
+from smartpay_client.chat import AsyncChat, Chat
+from smartpay_client.connection import Connection
+from smartpay_client.fraud import AsyncFraud, Fraud
+from smartpay_client.payments import AsyncPayments, Payments
+from smartpay_client.rewards import AsyncRewards, Rewards
+from smartpay_client.route import AsyncRoute, Route
+from smartpay_client.session import Session
+from smartpay_client.tokens import Credentials, Tokens
+
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+def _checked(name: str, url: str) -> str:
+    """Refuses an address over which secrets would travel in the clear."""
+    parts = urlsplit(url)
+    is_safe = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK)
+    if not is_safe or not parts.hostname:
+        raise ValueError(f"{name} must begin with https:// (http:// only for this machine)")
+    return url
+
+
+def _to_edge(ca_file: str | Path | None) -> dict[str, Any]:
+    """Answers what connections to the edge are made with."""
+    context = httpx.create_ssl_context()
+    if ca_file is not None:
+        context.load_verify_locations(cafile=ca_file)
+    return {
+        "verify": context,
+        "limits": httpx.Limits(
+            max_connections=limits.CONNECTIONS, max_keepalive_connections=limits.CONNECTIONS
+        ),
+    }
+
+
+def settings_of(environment: Mapping[str, str]) -> dict[str, Any]:
+    """Reads a client's arguments from the environment.
+
+    SMARTPAY_URL, SMARTPAY_TOKEN_URL, SMARTPAY_CLIENT_ID and SMARTPAY_CLIENT_SECRET (or
+    SMARTPAY_CLIENT_SECRET_FILE) are needed; SMARTPAY_CA_FILE and SMARTPAY_SCOPES, parted by
+    spaces, are not.
+
+    Raises:
+        ValueError: naming the variable that is missing, never a value.
+    """
+
+    def needed(name: str) -> str:
+        if value := environment.get(name, ""):
+            return value
+        raise ValueError(f"the environment variable {name} is missing")
+
+    secret_file = environment.get("SMARTPAY_CLIENT_SECRET_FILE", "")
+    secret = Path(secret_file).read_text().strip() if secret_file else ""
+    return {
+        "base_url": needed("SMARTPAY_URL"),
+        "token_url": needed("SMARTPAY_TOKEN_URL"),
+        "client_id": needed("SMARTPAY_CLIENT_ID"),
+        "client_secret": secret or needed("SMARTPAY_CLIENT_SECRET"),
+        "ca_file": environment.get("SMARTPAY_CA_FILE") or None,
+        "scopes": environment.get("SMARTPAY_SCOPES", "").split(),
+    }
+
+
+class Client:
+    """Talks to the edge and waits for answers; threads may share one.
+
+    Args:
+        base_url: of the edge, for instance https://api.example.com.
+        token_url: of the issuer, for Cognito https://<domain>/oauth2/token.
+        client_id: of the app client.
+        client_secret: of the app client; in no log and no repr.
+        scopes: fewer scopes than the client may have; all of them when empty.
+        ca_file: authority to trust for the edge besides the public ones.
+        deadline: seconds for a call that names none; None for what suits the method.
+        transport: carries requests in place of the network, for tests.
+        clock: seconds, monotonic, for tests.
+        sleep: waits, for tests.
+        chance: a number from 0 to 1 per call, for jitter, for tests.
+
+    Raises:
+        ValueError: for an address that is not https.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        token_url: str,
+        client_id: str,
+        client_secret: str,
+        *,
+        scopes: Sequence[str] = (),
+        ca_file: str | Path | None = None,
+        deadline: float | None = None,
+        transport: httpx.BaseTransport | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._base_url = _checked("base_url", base_url)
+        token_url = _checked("token_url", token_url)
+        self._credentials = Credentials(token_url, client_id, client_secret, tuple(scopes))
+        tokens = Tokens(self._credentials, clock, chance)
+        self._connection = Connection(
+            Session(base_url, tokens, deadline, clock, chance),
+            httpx.Client(transport=transport, **_to_edge(ca_file)),
+            httpx.Client(transport=transport),
+            sleep,
+        )
+        self.payments = Payments(self._connection)
+        self.fraud = Fraud(self._connection)
+        self.route = Route(self._connection)
+        self.rewards = Rewards(self._connection)
+        self.chat = Chat(self._connection)
+
+    @classmethod
+    def from_environment(cls, **arguments: Any) -> Self:  # noqa: ANN401 - those of the class
+        """Makes a client of the SMARTPAY_* variables; see settings_of."""
+        return cls(**{**settings_of(os.environ), **arguments})
+
+    def __repr__(self) -> str:
+        """Says whose client it is."""
+        return f"{type(self).__name__}({self._base_url!r}, {self._credentials.client_id!r})"
+
+    def __enter__(self) -> Self:
+        """Answers itself; connections open when they are needed."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Closes the connections."""
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._connection.close()
+
+
+class AsyncClient:
+    """The same for one event loop; tasks may share one.
+
+    Args:
+        base_url: of the edge, for instance https://api.example.com.
+        token_url: of the issuer, for Cognito https://<domain>/oauth2/token.
+        client_id: of the app client.
+        client_secret: of the app client; in no log and no repr.
+        scopes: fewer scopes than the client may have; all of them when empty.
+        ca_file: authority to trust for the edge besides the public ones.
+        deadline: seconds for a call that names none; None for what suits the method.
+        transport: carries requests in place of the network, for tests.
+        clock: seconds, monotonic, for tests.
+        sleep: waits, for tests.
+        chance: a number from 0 to 1 per call, for jitter, for tests.
+
+    Raises:
+        ValueError: for an address that is not https.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        token_url: str,
+        client_id: str,
+        client_secret: str,
+        *,
+        scopes: Sequence[str] = (),
+        ca_file: str | Path | None = None,
+        deadline: float | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._base_url = _checked("base_url", base_url)
+        token_url = _checked("token_url", token_url)
+        self._credentials = Credentials(token_url, client_id, client_secret, tuple(scopes))
+        tokens = Tokens(self._credentials, clock, chance)
+        self._connection = AsyncConnection(
+            Session(base_url, tokens, deadline, clock, chance),
+            httpx.AsyncClient(transport=transport, **_to_edge(ca_file)),
+            httpx.AsyncClient(transport=transport),
+            sleep,
+        )
+        self.payments = AsyncPayments(self._connection)
+        self.fraud = AsyncFraud(self._connection)
+        self.route = AsyncRoute(self._connection)
+        self.rewards = AsyncRewards(self._connection)
+        self.chat = AsyncChat(self._connection)
+
+    @classmethod
+    def from_environment(cls, **arguments: Any) -> Self:  # noqa: ANN401 - those of the class
+        """Makes a client of the SMARTPAY_* variables; see settings_of."""
+        return cls(**{**settings_of(os.environ), **arguments})
+
+    def __repr__(self) -> str:
+        """Says whose client it is."""
+        return f"{type(self).__name__}({self._base_url!r}, {self._credentials.client_id!r})"
+
+    async def __aenter__(self) -> Self:
+        """Answers itself; connections open when they are needed."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Closes the connections."""
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._connection.close()
