@@ -14,10 +14,12 @@ from smartpay_gateway.certificates import (
     CA_DAYS,
     LEAF_DAYS,
     EnvironmentRefusedError,
+    RotationRefusedError,
     create_authority,
     issue,
     issue_leaf,
     place,
+    rotate,
 )
 from smartpay_gateway.topology import EDGE, SERVICES
 
@@ -104,3 +106,40 @@ def test_certificate_and_key_are_swapped_by_one_link(tmp_path: Path) -> None:
     assert leaf(folder).public_key() == key.public_key()
     # What was replaced is gone: no old key stays behind.
     assert len([p for p in folder.iterdir() if p.is_dir() and not p.is_symlink()]) == 1
+
+
+def test_a_rotation_renews_all_certificates_under_the_same_ca(tmp_path: Path) -> None:
+    ca = issue(tmp_path, "dev", now=NOW).read_bytes()
+    before = {service: leaf(tmp_path / service).serial_number for service in (EDGE, *SERVICES)}
+    later = NOW + datetime.timedelta(days=3)
+    until = rotate(tmp_path, "dev", later)
+    assert set(until) == set(before)
+    assert (tmp_path / "ca.crt").read_bytes() == ca
+    for service, serial in before.items():
+        assert leaf(tmp_path / service).serial_number != serial
+        assert leaf(tmp_path / service).not_valid_after_utc == until[service]
+
+
+def test_a_rotation_never_changes_what_peers_trust(tmp_path: Path) -> None:
+    with pytest.raises(RotationRefusedError):
+        rotate(tmp_path, "dev", NOW)
+    ca = issue(tmp_path, "dev", now=NOW).read_bytes()
+    # The CA would end before the new certificates: only a stopped mesh may get another.
+    with pytest.raises(RotationRefusedError):
+        rotate(tmp_path, "dev", NOW + datetime.timedelta(days=CA_DAYS - LEAF_DAYS))
+    assert (tmp_path / "ca.crt").read_bytes() == ca
+    with pytest.raises(EnvironmentRefusedError):
+        rotate(tmp_path, "prod", NOW)
+
+
+def test_the_command_rotates_and_says_until_when(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["certificates", "--out", str(tmp_path), "--environment", "dev"]
+    assert main([*arguments, "--rotate"]) == 1
+    assert "--rotate" in capsys.readouterr().err
+    assert main(arguments) == 0
+    capsys.readouterr()
+    assert main([*arguments, "--rotate"]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"{service}: valid until " in printed for service in (EDGE, *SERVICES))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -67,10 +68,13 @@ def test_an_answer_too_large_for_rest_is_a_problem_too(client: httpx.Client) -> 
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.json()["reason"] == "INTERNAL"
     assert answer.json()["requestId"] == answer.headers["x-request-id"]
+    assert re.fullmatch("[0-9a-f]{32}", answer.json()["traceId"])
 
 
 def test_a_refusal_becomes_a_problem_with_everything_the_service_said(client: httpx.Client) -> None:
-    answer = refusal(client, "INVALID_ARGUMENT:FIELD_INVALID:amount.minor_units")
+    trace = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+    body = {"merchantOrderId": "refuse:INVALID_ARGUMENT:FIELD_INVALID:amount.minor_units"}
+    answer = client.post("/pay", json=body, headers=trace)
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.json() == {
         "type": "https://smartpay.dev/problems/field-invalid",
@@ -84,6 +88,7 @@ def test_a_refusal_becomes_a_problem_with_everything_the_service_said(client: ht
             {"field": "amount.minorUnits", "detail": 'must be "good"\nand 漢字', "reason": "RULE"}
         ],
         "requestId": answer.headers["x-request-id"],
+        "traceId": "0af7651916cd43dd8448eb211c80319c",
     }
 
 

@@ -206,11 +206,13 @@ def test_headers_that_only_the_mesh_may_send_are_dropped_from_grpc(mesh: Mesh) -
 
 def test_what_callers_may_say_reaches_the_service(mesh: Mesh) -> None:
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    said = {"idempotency-key": "k-1", "smartpay-merchant": "mer_d1x", "traceparent": trace}
+    said = {"idempotency-key": "k-1", "smartpay-merchant": "mer_d1x", "tracestate": "a=b"}
     token = mesh.issuer.token("smartpay/payments.write")
-    with mesh.rest(**bearer(token), **said) as client:
+    with mesh.rest(**bearer(token), **said, traceparent=trace) as client:
         seen = client.post("/pay", json={}).json()["metadata"]
     assert {name: seen[name] for name in said} == said
+    # Each hop is a span of the same trace, so only the parent's id differs.
+    assert seen["traceparent"].split("-")[:2] == trace.split("-")[:2]
 
 
 def test_the_request_id_is_ours_and_links_edge_and_service(mesh: Mesh) -> None:

@@ -53,7 +53,8 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def examples(**replaced: str) -> dict[str, str]:
-    return {name: EXAMPLES[hole.kind] for name, hole in HOLES.items()} | replaced
+    given = {name: hole.default or EXAMPLES[hole.kind] for name, hole in HOLES.items()}
+    return given | replaced
 
 
 def test_the_committed_templates_are_what_the_contract_generates(contract: Contract) -> None:

@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from smartpay_gateway.templates import DESCRIPTORS, TEMPLATES, HoleError, fill, load
+from smartpay_gateway.templates import ACCESS_PAGE, DESCRIPTORS, TEMPLATES, HoleError, fill, load
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -17,7 +17,10 @@ def main(arguments: list[str] | None = None) -> int:
 
     generating = commands.add_parser("generate", help="write the templates from the contract")
     generating.add_argument("--descriptors", type=Path, default=DESCRIPTORS)
-    generating.add_argument("--out", type=Path, default=TEMPLATES)
+    generating.add_argument(
+        "--out", type=Path, default=TEMPLATES, help="of the templates; openapi.json goes beside it"
+    )
+    generating.add_argument("--access", type=Path, default=ACCESS_PAGE)
 
     filling = commands.add_parser("fill", help="fill a template's holes")
     filling.add_argument("--template", required=True, help="a template's name or a file")
@@ -27,6 +30,9 @@ def main(arguments: list[str] | None = None) -> int:
     issuing = commands.add_parser("certificates", help="issue development certificates")
     issuing.add_argument("--out", type=Path, required=True)
     issuing.add_argument("--environment", required=True)
+    issuing.add_argument(
+        "--rotate", action="store_true", help="renew under the same CA while the mesh runs"
+    )
 
     chosen = parser.parse_args(arguments)
     command = {"generate": _generate, "fill": _fill, "certificates": _certificates}
@@ -39,7 +45,7 @@ def _generate(chosen: argparse.Namespace) -> int:
     from smartpay_gateway.generate import generate
 
     try:
-        for path in generate(chosen.descriptors, chosen.out):
+        for path in generate(chosen.descriptors, chosen.out, chosen.access):
             print(path)
     except ContractError as refusal:
         return _refused(refusal)
@@ -57,11 +63,20 @@ def _fill(chosen: argparse.Namespace) -> int:
 
 
 def _certificates(chosen: argparse.Namespace) -> int:
-    from smartpay_gateway.certificates import EnvironmentRefusedError, issue
+    from smartpay_gateway.certificates import (
+        EnvironmentRefusedError,
+        RotationRefusedError,
+        issue,
+        rotate,
+    )
 
     try:
-        print(issue(chosen.out, chosen.environment))
-    except EnvironmentRefusedError as refusal:
+        if chosen.rotate:
+            for service, until in rotate(chosen.out, chosen.environment).items():
+                print(f"{service}: valid until {until:%Y-%m-%d %H:%M} UTC")
+        else:
+            print(issue(chosen.out, chosen.environment))
+    except (EnvironmentRefusedError, RotationRefusedError) as refusal:
         return _refused(refusal)
     return 0
 

@@ -42,6 +42,10 @@ class EnvironmentRefusedError(Exception):
     """The development CA was asked to work outside development."""
 
 
+class RotationRefusedError(Exception):
+    """There is no CA under which a running mesh could get new certificates."""
+
+
 @dataclass(frozen=True)
 class Authority:
     """A certificate authority that can sign: its certificate and its key (EC P-256)."""
@@ -116,11 +120,7 @@ def issue(
 
     Raises EnvironmentRefusedError outside development: there cert-manager or its like issues.
     """
-    if environment != DEVELOPMENT:
-        raise EnvironmentRefusedError(
-            f"The development CA works for {DEVELOPMENT!r}, not for {environment!r}: "
-            "use the environment's own issuer."
-        )
+    _only_in_development(environment)
     now = now or datetime.datetime.now(datetime.UTC)
     folder.mkdir(parents=True, exist_ok=True)
     authority = authority_of(folder, now)
@@ -128,6 +128,38 @@ def issue(
         certificate, key = issue_leaf(authority, service, now, environment)
         place(folder / service, certificate, key, authority.pem())
     return folder / CA_CERTIFICATE
+
+
+def rotate(
+    folder: Path, environment: str, now: datetime.datetime | None = None
+) -> dict[str, datetime.datetime]:
+    """Renews the certificates of a running mesh and returns until when they are valid.
+
+    No call fails meanwhile: whatever half of the mesh has its new certificate, all of it trusts
+    the one CA. Raises RotationRefusedError when that CA would have to be replaced, and
+    EnvironmentRefusedError outside development.
+    """
+    _only_in_development(environment)
+    now = now or datetime.datetime.now(datetime.UTC)
+    authority = _standing_authority(folder, now)
+    services = [s for s in (EDGE, *SERVICES) if (folder / s / _DATA).is_symlink()]
+    if authority is None or not services:
+        raise RotationRefusedError(
+            f"{folder} has no certificates to renew, or its CA ends within {LEAF_DAYS} days and "
+            "peers would not trust a new one: stop the mesh and issue without --rotate."
+        )
+    for service in services:
+        certificate, key = issue_leaf(authority, service, now, environment)
+        place(folder / service, certificate, key, authority.pem())
+    return dict.fromkeys(services, now + datetime.timedelta(days=LEAF_DAYS))
+
+
+def _only_in_development(environment: str) -> None:
+    if environment != DEVELOPMENT:
+        raise EnvironmentRefusedError(
+            f"The development CA works for {DEVELOPMENT!r}, not for {environment!r}: "
+            "use the environment's own issuer."
+        )
 
 
 def place(folder: Path, certificate: bytes, key: bytes, trust: bytes) -> None:
@@ -160,20 +192,28 @@ def place(folder: Path, certificate: bytes, key: bytes, trust: bytes) -> None:
 
 def authority_of(folder: Path, now: datetime.datetime) -> Authority:
     """Loads a folder's CA, or makes one when there is none that outlives the leaves."""
-    certificate_path, key_path = folder / CA_CERTIFICATE, folder / CA_KEY
-    if certificate_path.exists() and key_path.exists():
-        certificate = x509.load_pem_x509_certificate(certificate_path.read_bytes())
-        key = serialization.load_pem_private_key(key_path.read_bytes(), password=None)
-        if (
-            isinstance(key, ec.EllipticCurvePrivateKey)
-            and key.public_key() == certificate.public_key()
-            and certificate.not_valid_after_utc > now + datetime.timedelta(days=LEAF_DAYS)
-        ):
-            return Authority(certificate, key)
+    standing = _standing_authority(folder, now)
+    if standing is not None:
+        return standing
     authority = create_authority(now)
-    _replace(key_path, _private(authority.key))
-    _replace(certificate_path, authority.pem())
+    _replace(folder / CA_KEY, _private(authority.key))
+    _replace(folder / CA_CERTIFICATE, authority.pem())
     return authority
+
+
+def _standing_authority(folder: Path, now: datetime.datetime) -> Authority | None:
+    certificate_path, key_path = folder / CA_CERTIFICATE, folder / CA_KEY
+    if not (certificate_path.exists() and key_path.exists()):
+        return None
+    certificate = x509.load_pem_x509_certificate(certificate_path.read_bytes())
+    key = serialization.load_pem_private_key(key_path.read_bytes(), password=None)
+    if (
+        isinstance(key, ec.EllipticCurvePrivateKey)
+        and key.public_key() == certificate.public_key()
+        and certificate.not_valid_after_utc > now + datetime.timedelta(days=LEAF_DAYS)
+    ):
+        return Authority(certificate, key)
+    return None
 
 
 def _builder(

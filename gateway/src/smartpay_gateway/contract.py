@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from google.api import annotations_pb2, http_pb2
 from google.protobuf import descriptor_pb2, descriptor_pool
-from google.protobuf.descriptor import Descriptor, MethodDescriptor
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, MethodDescriptor
 
 from smartpay.access.v1 import access_pb2
+from smartpay_gateway.comments import read_comments
 
-OWN_PACKAGES = "smartpay."
+SHARED_PACKAGE = "smartpay.type.v1"
+REASONS = "ErrorReason"
 # Files only the chassis needs; Envoy's copy of the contract leaves them out with their options.
 NOT_FOR_ENVOY = {
     "buf/validate/validate.proto",
@@ -50,11 +52,13 @@ class Method:
     """
 
     path: str
+    name: str
     service: str
     scope: str
     callers: tuple[str, ...]
     deadline_seconds: float
     retryable: bool
+    idempotency_key: bool
     streams: bool
     bindings: tuple[Binding, ...]
     request: Descriptor
@@ -63,10 +67,16 @@ class Method:
 
 @dataclass(frozen=True)
 class Contract:
-    """All methods, in the order of their paths, and the descriptor set Envoy transcodes by."""
+    """All methods, in the order of their paths, and the descriptor set Envoy transcodes by.
+
+    `reasons` are the enums of why calls are refused, `comments` what the contract says of
+    everything in it, by full name.
+    """
 
     methods: tuple[Method, ...]
     envoy_descriptors: bytes
+    reasons: tuple[EnumDescriptor, ...]
+    comments: Mapping[str, str]
 
     def of_service(self, service: str) -> tuple[Method, ...]:
         """Lists what one service serves, for its mesh listener."""
@@ -99,7 +109,23 @@ def read_contract(descriptor_set: Path, services: Sequence[str]) -> Contract:
     ]
     if not methods:
         raise ContractError(f"{descriptor_set} holds no service: run `make protos`.")
-    return Contract(tuple(sorted(methods, key=lambda m: m.path)), _for_envoy(files))
+    return Contract(
+        methods=tuple(sorted(methods, key=lambda m: m.path)),
+        envoy_descriptors=_for_envoy(files),
+        reasons=tuple(_reasons(pool, files)),
+        comments=read_comments(files),
+    )
+
+
+def _reasons(
+    pool: descriptor_pool.DescriptorPool, files: descriptor_pb2.FileDescriptorSet
+) -> Iterator[EnumDescriptor]:
+    """Finds the enums of why calls are refused: the shared one first."""
+    packages = {
+        file.package for file in files.file for enum in file.enum_type if enum.name == REASONS
+    }
+    for package in sorted(packages, key=lambda name: (name != SHARED_PACKAGE, name)):
+        yield pool.FindEnumTypeByName(f"{package}.{REASONS}")
 
 
 def _method(descriptor: MethodDescriptor, services: Sequence[str]) -> Method:
@@ -125,6 +151,7 @@ def _method(descriptor: MethodDescriptor, services: Sequence[str]) -> Method:
         raise ContractError(f"{path}: unknown callers {sorted(unknown)}; name services.")
     return Method(
         path=path,
+        name=descriptor.full_name,
         service=service,
         scope=access.scope,
         callers=tuple(sorted(access.callers)),
@@ -134,6 +161,7 @@ def _method(descriptor: MethodDescriptor, services: Sequence[str]) -> Method:
             descriptor_pb2.MethodOptions.NO_SIDE_EFFECTS,
             descriptor_pb2.MethodOptions.IDEMPOTENT,
         ),
+        idempotency_key=access.idempotency_key,
         streams=descriptor.server_streaming or descriptor.client_streaming,
         bindings=bindings,
         request=descriptor.input_type,

@@ -8,7 +8,6 @@ import envoy_data_plane.envoy.config.common.mutation_rules.v3 as mutation
 import envoy_data_plane.envoy.config.core.v3 as core
 import envoy_data_plane.envoy.config.rbac.v3 as rbac
 import envoy_data_plane.envoy.config.route.v3 as route
-import envoy_data_plane.envoy.extensions.filters.http.grpc_json_transcoder.v3 as transcoder
 import envoy_data_plane.envoy.extensions.filters.http.jwt_authn.v3 as jwt
 import envoy_data_plane.envoy.extensions.filters.http.lua.v3 as lua
 import envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 as hcm
@@ -16,17 +15,33 @@ import envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutat
 import envoy_data_plane.envoy.type.matcher.v3 as matcher
 import envoy_data_plane.google.protobuf as wellknown
 
-from smartpay_gateway import filters, limits, strict_input, transport
+from smartpay_gateway import (
+    browsers,
+    filters,
+    limits,
+    overload,
+    pages,
+    rate_limits,
+    strict_input,
+    traces,
+    transcoding,
+    transport,
+)
 from smartpay_gateway.contract import Contract, Method
+from smartpay_gateway.openapi import openapi
 from smartpay_gateway.sidecar import CONTEXT_HEADER, USER_HEADER
 from smartpay_gateway.templates import hole, port_hole
 from smartpay_gateway.topology import EDGE
 
 HEALTH_PATH = "/healthz"
-TOKEN_METADATA = "envoy.filters.http.jwt_authn"
+TOKENS = TOKEN_METADATA = "envoy.filters.http.jwt_authn"
+# These know only the contract's paths.
+CONTRACT_ONLY = ("smartpay.strict_input", transcoding.TRANSCODER, "envoy.filters.http.rbac")
 PAYLOAD = "payload"
 # Set by the local reply mapper, read and removed by answer.lua.
 LOCAL_REPLY_HEADER = "x-local-reply"
+# Set by us on every answer, put into problems and removed by answer.lua.
+TRACE_HEADER = "x-trace-id"
 # What only we may say; Envoy's own x-envoy-* are removed by prefix.
 OUTSIDERS_MAY_NOT_SEND = (
     USER_HEADER,
@@ -52,39 +67,40 @@ INTERNAL_PROBLEM: dict[str, object] = {
     "remedy": "Ask for less at once, or use gRPC.",
     "errors": [],
     "requestId": "%REQ(X-REQUEST-ID)%",
+    "traceId": "%RESP(X-TRACE-ID)%",
 }
 
 
 def edge(contract: Contract, *, tls: bool) -> bootstrap.Bootstrap:
     """Builds the edge; without `tls` it must stand behind something that ends TLS."""
     methods = contract.from_outside()
-    healthz = route.Route(
-        name="healthz",
-        match=route.RouteMatch(path=HEALTH_PATH),
-        direct_response=route.DirectResponseAction(
-            status=200, body=core.DataSource(inline_string="ok\n")
-        ),
-        # These three know only the contract's paths.
-        typed_per_filter_config={
-            name: transport.packed(route.FilterConfig(disabled=True))
-            for name in (
-                "smartpay.strict_input",
-                "envoy.filters.http.grpc_json_transcoder",
-                "envoy.filters.http.rbac",
-            )
-        },
-    )
     routes = filters.route_table(
-        EDGE, [healthz, *(filters.method_route(m, m.service) for m in methods)]
+        EDGE,
+        [
+            _healthz(),
+            *pages.page_routes(pages.pages(openapi(contract)), [TOKENS, *CONTRACT_ONLY]),
+            *(filters.method_route(m, m.service) for m in methods),
+            *transcoding.line_routes(contract),
+            transcoding.any_path(),
+        ],
     )
+    routes.max_direct_response_body_size_bytes = limits.PAGE_BYTES
+    routes.response_headers_to_add = [_header(TRACE_HEADER, "%TRACE_ID%")]
+    routes.virtual_hosts[0].typed_per_filter_config = browsers.allowed_origins()
     manager = filters.connection_manager(
         EDGE,
         routes,
         [
+            # On the way back the last one here comes first: answers are compressed when written.
+            browsers.gzip_filter(),
+            browsers.other_origins(),
             _lua("smartpay.answer", strict_input.answer_script()),
+            rate_limits.everybody(),
             _tokens(),
+            rate_limits.each_client(TOKEN_METADATA),
             _lua("smartpay.strict_input", strict_input.strict_input_script(methods)),
-            _transcoder(contract),
+            transcoding.transcoding(contract),
+            rate_limits.costly_routes(methods, TOKEN_METADATA),
             _scopes(methods),
             filters.router_filter(),
         ],
@@ -98,6 +114,7 @@ def edge(contract: Contract, *, tls: bool) -> bootstrap.Bootstrap:
     )
     manager.always_set_request_id_in_response = True
     manager.request_timeout = limits.REQUEST_TIMEOUT
+    manager.tracing = traces.tracing(EDGE)
     manager.early_header_mutation_extensions = [_outsiders_headers()]
     manager.local_reply_config = _local_replies()
     services = sorted({m.service for m in methods})
@@ -112,14 +129,39 @@ def edge(contract: Contract, *, tls: bool) -> bootstrap.Bootstrap:
             ),
             filters.ops_listener(None),
         ],
-        [*transport.clusters(services), transport.key_set(), transport.admin()],
+        [
+            *transport.clusters(services),
+            transport.key_set(),
+            transport.admin(),
+            traces.collector(),
+            transcoding.nowhere(),
+        ],
         limits.EDGE_CONNECTIONS,
+        limits.EDGE_HEAP_BYTES,
+    )
+
+
+def _healthz() -> route.Route:
+    return route.Route(
+        name="healthz",
+        match=route.RouteMatch(path=HEALTH_PATH),
+        direct_response=route.DirectResponseAction(
+            status=200, body=core.DataSource(inline_string="ok\n")
+        ),
+        typed_per_filter_config={
+            name: transport.packed(route.FilterConfig(disabled=True)) for name in CONTRACT_ONLY
+        },
     )
 
 
 def _lua(name: str, script: str) -> hcm.HttpFilter:
     return filters.http_filter(
-        name, lua.Lua(default_source_code=core.DataSource(inline_string=script))
+        name,
+        lua.Lua(
+            default_source_code=core.DataSource(inline_string=script),
+            # Scripts drop headers, none of which chooses another route.
+            clear_route_cache=False,
+        ),
     )
 
 
@@ -145,6 +187,7 @@ def _local_replies() -> hcm.LocalReplyConfig:
     """
     return hcm.LocalReplyConfig(
         mappers=[
+            overload.overload_reply(),
             hcm.ResponseMapper(
                 filter=accesslog.AccessLogFilter(
                     and_filter=accesslog.AndFilter(
@@ -159,17 +202,18 @@ def _local_replies() -> hcm.LocalReplyConfig:
             hcm.ResponseMapper(
                 filter=_status(accesslog.ComparisonFilterOp.GE, 400),
                 headers_to_add=[
-                    core.HeaderValueOption(
-                        header=core.HeaderValue(
-                            key=LOCAL_REPLY_HEADER, value="%RESPONSE_CODE_DETAILS%"
-                        ),
-                        append_action=(
-                            core.HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD
-                        ),
-                    )
+                    _header(LOCAL_REPLY_HEADER, "%REQ(X-REQUEST-ID)%|%RESPONSE_CODE_DETAILS%"),
+                    _header(TRACE_HEADER, "%TRACE_ID%"),
                 ],
             ),
         ]
+    )
+
+
+def _header(name: str, value: str) -> core.HeaderValueOption:
+    return core.HeaderValueOption(
+        header=core.HeaderValue(key=name, value=value),
+        append_action=core.HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD,
     )
 
 
@@ -227,7 +271,7 @@ def _tokens() -> hcm.HttpFilter:
         clock_skew_seconds=limits.CLOCK_SKEW_SECONDS,
     )
     return filters.http_filter(
-        "envoy.filters.http.jwt_authn",
+        TOKENS,
         jwt.JwtAuthentication(
             providers={"issuer": provider},
             rules=[
@@ -237,28 +281,6 @@ def _tokens() -> hcm.HttpFilter:
                     requires=jwt.JwtRequirement(provider_name="issuer"),
                 ),
             ],
-        ),
-    )
-
-
-def _transcoder(contract: Contract) -> hcm.HttpFilter:
-    services = sorted({m.path.split("/")[1] for m in contract.from_outside()})
-    return filters.http_filter(
-        "envoy.filters.http.grpc_json_transcoder",
-        transcoder.GrpcJsonTranscoder(
-            proto_descriptor_bin=contract.envoy_descriptors,
-            services=services,
-            convert_grpc_status=True,
-            print_options=transcoder.GrpcJsonTranscoderPrintOptions(
-                always_print_primitive_fields=True, stream_sse_style_delimited=True
-            ),
-            request_validation_options=transcoder.GrpcJsonTranscoderRequestValidationOptions(
-                reject_unknown_method=True,
-                reject_unknown_query_parameters=True,
-                reject_binding_body_field_collisions=True,
-            ),
-            max_request_body_size=limits.BODY_BYTES,
-            max_response_body_size=limits.RESPONSE_BYTES,
         ),
     )
 

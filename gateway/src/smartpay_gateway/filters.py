@@ -10,22 +10,21 @@ import envoy_data_plane.envoy.config.accesslog.v3 as accesslog
 import envoy_data_plane.envoy.config.bootstrap.v3 as bootstrap
 import envoy_data_plane.envoy.config.core.v3 as core
 import envoy_data_plane.envoy.config.listener.v3 as listener
-import envoy_data_plane.envoy.config.overload.v3 as overload
 import envoy_data_plane.envoy.config.rbac.v3 as rbac
 import envoy_data_plane.envoy.config.route.v3 as route
 import envoy_data_plane.envoy.extensions.access_loggers.file.v3 as file_log
 import envoy_data_plane.envoy.extensions.filters.http.rbac.v3 as rbac_filter
 import envoy_data_plane.envoy.extensions.filters.http.router.v3 as router
 import envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 as hcm
-import envoy_data_plane.envoy.extensions.resource_monitors.downstream_connections.v3 as connections
 import envoy_data_plane.envoy.type.matcher.v3 as matcher
 import envoy_data_plane.google.protobuf as wellknown
 
 from smartpay_gateway import limits
 from smartpay_gateway.contract import Method
-from smartpay_gateway.templates import hole, port_hole
+from smartpay_gateway.overload import frame_limits, overload_manager, runtime_limits
+from smartpay_gateway.templates import hole, number_hole, port_hole
 from smartpay_gateway.topology import spiffe_id
-from smartpay_gateway.transport import ADMIN, OWNER_ONLY, packed, socket, tcp
+from smartpay_gateway.transport import ADMIN, APP, CANARY, OWNER_ONLY, packed, socket, tcp
 
 HEALTH_CHECK_PATH = "/grpc.health.v1.Health/Check"
 METRICS_PATH = "/metrics"
@@ -36,7 +35,7 @@ ACCESS_LOG_FIELDS = {
     "time": "%START_TIME%",
     "listener": "%FILTER_CHAIN_NAME%",
     "request_id": "%REQ(X-REQUEST-ID)%",
-    "traceparent": "%REQ(TRACEPARENT)%",
+    "trace_id": "%TRACE_ID%",
     "rpc": "%ROUTE_NAME%",
     "peer": "%DOWNSTREAM_PEER_URI_SAN%",
     "client": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
@@ -100,12 +99,10 @@ def connection_manager(
                 core.HttpProtocolOptionsHeadersWithUnderscoresAction.DROP_HEADER
             ),
         ),
-        http2_protocol_options=core.Http2ProtocolOptions(
-            max_concurrent_streams=limits.STREAMS_PER_CONNECTION,
-            initial_stream_window_size=limits.STREAM_WINDOW_BYTES,
-            initial_connection_window_size=limits.CONNECTION_WINDOW_BYTES,
-        ),
+        http2_protocol_options=frame_limits(),
         request_headers_timeout=limits.HEADERS_TIMEOUT,
+        stream_idle_timeout=limits.STREAM_IDLE_TIMEOUT,
+        stream_flush_timeout=limits.FLUSH_TIMEOUT,
         # Nobody is trusted for where he sits; an empty list here overrides private addresses.
         internal_address_config=hcm.HttpConnectionManagerInternalAddressConfig(),
         normalize_path=True,
@@ -127,6 +124,7 @@ def http_listener(
         name=name,
         address=address,
         per_connection_buffer_limit_bytes=limits.BODY_BYTES,
+        per_connection_buffer_high_watermark_timeout=limits.STALLED_READER,
         filter_chains=[
             listener.FilterChain(
                 name=name,
@@ -163,14 +161,31 @@ def method_route(method: Method, cluster: str, *, retries: bool = False) -> rout
         name=method.path,
         match=route.RouteMatch(path=method.path),
         route=route.RouteAction(
-            cluster=cluster,
+            cluster=cluster if cluster == APP else None,
+            weighted_clusters=None if cluster == APP else _versions(cluster),
             timeout=timedelta(0) if method.streams else deadline,
             idle_timeout=timedelta(0) if method.streams else deadline,
+            flush_timeout=limits.FLUSH_TIMEOUT,
             max_stream_duration=route.RouteActionMaxStreamDuration(
                 max_stream_duration=deadline, grpc_timeout_header_max=deadline
             ),
             retry_policy=_retry_policy() if retries and method.retryable else None,
         ),
+    )
+
+
+def _versions(service: str) -> route.WeightedCluster:
+    """Shares calls between a service's stable version and its canary."""
+    prefix = service.upper()
+    return route.WeightedCluster(
+        clusters=[
+            route.WeightedClusterClusterWeight(
+                name=service, weight=number_hole(f"{prefix}_WEIGHT")
+            ),
+            route.WeightedClusterClusterWeight(
+                name=f"{service}{CANARY}", weight=number_hole(f"{prefix}_CANARY_WEIGHT")
+            ),
+        ]
     )
 
 
@@ -246,7 +261,11 @@ def ops_listener(health_cluster: str | None) -> listener.Listener:
     )
     # A probe a second would bury the log.
     manager.access_log = []
-    return http_listener("ops", tcp(hole("LISTEN_HOST"), port_hole("OPS_PORT")), manager)
+    listening = http_listener("ops", tcp(hole("LISTEN_HOST"), port_hole("OPS_PORT")), manager)
+    # A flood must not hide the metrics that tell of it, nor make kubelet restart the pod.
+    listening.ignore_global_conn_limit = True
+    listening.bypass_overload_manager = True
+    return listening
 
 
 def envoy(
@@ -254,6 +273,7 @@ def envoy(
     listeners: list[listener.Listener],
     clusters: list[betterproto2.Message],
     connections_at_most: int,
+    heap_bytes: int,
 ) -> bootstrap.Bootstrap:
     """Joins one Envoy's parts; its admin interface is a socket only the owner can open."""
     return bootstrap.Bootstrap(
@@ -263,16 +283,6 @@ def envoy(
             listeners=listeners,
             clusters=clusters,  # type: ignore[arg-type]
         ),
-        overload_manager=overload.OverloadManager(
-            resource_monitors=[
-                overload.ResourceMonitor(
-                    name="envoy.resource_monitors.global_downstream_max_connections",
-                    typed_config=packed(
-                        connections.DownstreamConnectionsConfig(
-                            max_active_downstream_connections=connections_at_most
-                        )
-                    ),
-                )
-            ]
-        ),
+        layered_runtime=runtime_limits(),
+        overload_manager=overload_manager(connections_at_most, heap_bytes),
     )

@@ -9,10 +9,13 @@ from pathlib import Path
 
 import betterproto2
 
+from smartpay_gateway.access_page import access_page
 from smartpay_gateway.contract import Contract, read_contract
 from smartpay_gateway.edge import edge
+from smartpay_gateway.limits_page import limits_page
+from smartpay_gateway.openapi import openapi
 from smartpay_gateway.sidecar import sidecar
-from smartpay_gateway.templates import DESCRIPTORS, TEMPLATES, with_port_holes
+from smartpay_gateway.templates import ACCESS_PAGE, DESCRIPTORS, TEMPLATES, with_number_holes
 from smartpay_gateway.topology import SERVICES
 from smartpay_gateway.transport import sds_files
 
@@ -33,7 +36,7 @@ def templates(contract: Contract) -> Mapping[str, str]:
 
 def as_template(message: betterproto2.Message) -> str:
     """Prints one message as Envoy's JSON with its holes."""
-    document = with_port_holes(_respelt(message.to_dict()))
+    document = with_number_holes(_respelt(message.to_dict()))
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
 
@@ -45,14 +48,27 @@ def _respelt(document: object) -> object:
     return document
 
 
-def generate(descriptors: Path = DESCRIPTORS, folder: Path = TEMPLATES) -> list[Path]:
-    """Writes all templates into `folder` and removes those that no longer exist."""
+def generate(
+    descriptors: Path = DESCRIPTORS, folder: Path = TEMPLATES, access: Path = ACCESS_PAGE
+) -> list[Path]:
+    """Writes all templates into `folder`, openapi.json beside it, and the pages in docs/.
+
+    Templates that no longer exist are removed.
+    """
     written = []
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in templates(read_contract(descriptors, SERVICES)).items():
+    contract = read_contract(descriptors, SERVICES)
+    for name, text in templates(contract).items():
         path = folder / f"{name}.json"
         path.write_text(text)
         written.append(path)
     for stale in set(folder.glob("*.json")) - set(written):
         stale.unlink()
+    for path, text in {
+        folder.parent / "openapi.json": openapi(contract),
+        access: access_page(contract),
+        access.with_name("limits.md"): limits_page(),
+    }.items():
+        path.write_text(text)
+        written.append(path)
     return written

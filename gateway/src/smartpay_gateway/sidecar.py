@@ -7,7 +7,7 @@ import envoy_data_plane.envoy.config.listener.v3 as listener
 import envoy_data_plane.envoy.config.rbac.v3 as rbac
 import envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 as hcm
 
-from smartpay_gateway import filters, limits, transport
+from smartpay_gateway import filters, limits, traces, transport
 from smartpay_gateway.contract import Contract, Method
 from smartpay_gateway.templates import hole, port_hole
 from smartpay_gateway.topology import EDGE
@@ -23,22 +23,29 @@ def sidecar(service: str, contract: Contract) -> bootstrap.Bootstrap:
     return filters.envoy(
         service,
         [
-            _mesh_listener(contract.of_service(service)),
-            _egress_listener(contract.called_by(service)),
+            _mesh_listener(service, contract.of_service(service)),
+            _egress_listener(service, contract.called_by(service)),
             filters.ops_listener(transport.APP),
         ],
-        [transport.app(), *transport.clusters(targets), transport.admin()],
+        [
+            transport.app(),
+            *transport.clusters(targets),
+            transport.admin(),
+            traces.collector(),
+        ],
         limits.SIDECAR_CONNECTIONS,
+        limits.SIDECAR_HEAP_BYTES,
     )
 
 
-def _mesh_listener(methods: tuple[Method, ...]) -> listener.Listener:
+def _mesh_listener(service: str, methods: tuple[Method, ...]) -> listener.Listener:
     routes = filters.route_table(
         "mesh", [filters.method_route(method, transport.APP) for method in methods]
     )
     manager = filters.connection_manager(
         "mesh", routes, [_forgeries_denied(), _callers_allowed(methods), filters.router_filter()]
     )
+    manager.tracing = traces.tracing(service)
     manager.forward_client_cert_details = (
         hcm.HttpConnectionManagerForwardClientCertDetails.SANITIZE_SET
     )
@@ -87,15 +94,15 @@ def _callers_allowed(methods: tuple[Method, ...]) -> hcm.HttpFilter:
     )
 
 
-def _egress_listener(methods: tuple[Method, ...]) -> listener.Listener:
+def _egress_listener(service: str, methods: tuple[Method, ...]) -> listener.Listener:
     """Takes the service's own calls; what it may not call has no route and goes nowhere."""
     routes = filters.route_table(
         "egress",
         [filters.method_route(method, method.service, retries=True) for method in methods],
         headers_to_remove=[USER_HEADER, "authorization", "x-forwarded-client-cert"],
     )
+    manager = filters.connection_manager("egress", routes, [filters.router_filter()])
+    manager.tracing = traces.tracing(service)
     return filters.http_listener(
-        "egress",
-        transport.socket(hole("EGRESS_SOCKET"), transport.OWNER_ONLY),
-        filters.connection_manager("egress", routes, [filters.router_filter()]),
+        "egress", transport.socket(hole("EGRESS_SOCKET"), transport.OWNER_ONLY), manager
     )

@@ -129,6 +129,8 @@ def _route(method: Method, binding: Binding, shapes: dict[str, Descriptor]) -> s
         if unwrapped.message_type is None or unwrapped.is_repeated:
             raise ContractError(f"{method.path}: response_body must be one message.")
         settings.append(f'unwrap = "{unwrapped.json_name}"')
+    if method.streams:
+        settings.append("stream = true")
     settings.append(f"bound = {_table_of(_names(method.request, bound))}")
     queryable = {}
     if binding.body != "*":

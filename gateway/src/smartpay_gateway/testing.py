@@ -59,9 +59,15 @@ class Issuer:
             def log_message(self, format: str, *args: object) -> None:
                 """Keeps the test's output clean."""
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Keys)
+        self._keys = Keys
+        self.port = 0
+        self.serve()
         self.port = self.server.server_address[1]
         self.name = f"http://127.0.0.1:{self.port}/pool"
+
+    def serve(self) -> None:
+        """Serves the keys; again on the same port, after `close`."""
+        self.server = ThreadingHTTPServer(("127.0.0.1", self.port), self._keys)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def token(self, scope: str | None = "smartpay/payments.write", **claims: object) -> str:
@@ -237,6 +243,34 @@ def free_port() -> int:
         return port
 
 
+@dataclass(frozen=True)
+class Edge:
+    """An edge without TLS beside the mesh's own, and its counters."""
+
+    port: int
+    ops_port: int
+    admin_socket: Path
+
+    def rest(self, **headers: str) -> httpx.Client:
+        """Opens a REST client."""
+        return httpx.Client(
+            base_url=f"http://127.0.0.1:{self.port}", headers=headers, timeout=20, trust_env=False
+        )
+
+    def counter(self, name: str) -> int:
+        """Adds up one of Envoy's counters or gauges, by the end of its name."""
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(self.admin_socket))) as admin:
+            lines = admin.get(f"http://admin/stats?filter={name}$").text.splitlines()
+        return sum(int(line.rsplit(" ", 1)[1]) for line in lines)
+
+    def wait_for(self, name: str, at_least: int = 1) -> int:
+        """Waits until a counter gets there, at most READY_SECONDS, and returns it."""
+        until = time.monotonic() + READY_SECONDS
+        while (value := self.counter(name)) < at_least and time.monotonic() < until:
+            time.sleep(0.02)
+        return value
+
+
 @dataclass
 class Mesh:
     """What tests need of a running mesh: addresses, certificates, issuer and services."""
@@ -250,6 +284,7 @@ class Mesh:
     ops_ports: dict[str, int] = field(default_factory=dict)
     listen_ports: dict[str, int] = field(default_factory=dict)
     running: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    envoys: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     servers: list[grpc.Server] = field(default_factory=list)
 
     @property
@@ -306,6 +341,7 @@ class Mesh:
                 stderr=subprocess.STDOUT,
             )
         self.running.append(process)
+        self.envoys[service] = process
         url = f"http://127.0.0.1:{self.ops_ports[service]}/metrics"
         until = time.monotonic() + READY_SECONDS
         while time.monotonic() < until:
@@ -316,6 +352,30 @@ class Mesh:
                     return
             time.sleep(0.02)
         raise RuntimeError(f"{service}'s Envoy is not ready:\n{log.read_text()}")
+
+    @contextlib.contextmanager
+    def plain_edge(self, *changes: tuple[str, str], **replaced: str) -> Iterator[Edge]:
+        """Runs one more edge for a while, without TLS; `changes` replace texts of its template.
+
+        Raises ValueError for a text the template does not have: the test would prove nothing.
+        """
+        name = f"edge{len(self.ops_ports)}"
+
+        def change(template: str) -> str:
+            for old, new in changes:
+                if old not in template:
+                    raise ValueError(f"The template has no {old}")
+                template = template.replace(old, new)
+            return template
+
+        folder = str(self.folder / "certs" / "edge")
+        self.start("edge-plaintext", name, change, CERTIFICATE_FOLDER=folder, **replaced)
+        process = self.running[-1]
+        try:
+            yield Edge(self.listen_ports[name], self.ops_ports[name], self.folder / f"{name}.admin")
+        finally:
+            process.terminate()
+            process.wait(timeout=10)
 
     def serve(self, service: str, add: Any, servicer: object) -> None:  # noqa: ANN401 - generated
         """Serves one service on its Unix socket, healthy."""

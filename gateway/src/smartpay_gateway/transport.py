@@ -25,6 +25,7 @@ TLS_1_2 = tls.TlsParametersTlsProtocol.TLSv1_2
 TLS_1_3 = tls.TlsParametersTlsProtocol.TLSv1_3
 OWNER_ONLY = 0o600
 APP = "app"
+CANARY = "-canary"
 ADMIN = "admin"
 
 
@@ -118,19 +119,24 @@ def public_tls_server() -> core.TransportSocket:
     )
 
 
-def neighbour(service: str) -> cluster.Cluster:
-    """Reaches the sidecar of another service over mutual TLS, and nobody who isn't it."""
-    prefix = service.upper()
+def neighbour(service: str, version: str = "") -> cluster.Cluster:
+    """Reaches the sidecar of another service over mutual TLS, and nobody who isn't it.
+
+    `version` is "" or CANARY: both have the same identity, and each its own breaker.
+    """
+    prefix = f"{service}{version}".upper().replace("-", "_")
     return cluster.Cluster(
-        name=service,
+        name=f"{service}{version}",
         type=cluster.ClusterDiscoveryType.STRICT_DNS,
         dns_lookup_family=cluster.ClusterDnsLookupFamily.V4_PREFERRED,
         connect_timeout=limits.CONNECT_TIMEOUT,
         lb_policy=cluster.ClusterLbPolicy.LEAST_REQUEST,
-        load_assignment=_one_endpoint(
-            service, tcp(hole(f"{prefix}_HOST"), port_hole(f"{prefix}_PORT"))
+        per_connection_buffer_limit_bytes=limits.UPSTREAM_BUFFER_BYTES,
+        common_lb_config=_panic(),
+        load_assignment=one_endpoint(
+            f"{service}{version}", tcp(hole(f"{prefix}_HOST"), port_hole(f"{prefix}_PORT"))
         ),
-        typed_extension_protocol_options=_http2(),
+        typed_extension_protocol_options=http2(),
         circuit_breakers=cluster.CircuitBreakers(
             thresholds=[
                 cluster.CircuitBreakersThresholds(
@@ -155,7 +161,7 @@ def neighbour(service: str) -> cluster.Cluster:
             enforcing_local_origin_success_rate=0,
             interval=timedelta(seconds=1),
             base_ejection_time=limits.EJECTION,
-            max_ejection_percent=50,
+            max_ejection_percent=limits.EJECTED_PERCENT,
         ),
         transport_socket=core.TransportSocket(
             name="envoy.transport_sockets.tls",
@@ -182,15 +188,17 @@ def neighbour(service: str) -> cluster.Cluster:
 def app() -> cluster.Cluster:
     """Reaches the service behind this sidecar, and asks it once a second whether it serves.
 
-    One replica stands behind a sidecar, so Envoy's panic mode (the default) sends it calls even
+    One replica stands behind a sidecar, so Envoy's panic mode sends it calls even
     when checks fail: they then fail by themselves, and a slow check alone shuts nobody out.
     """
     return cluster.Cluster(
         name=APP,
         type=cluster.ClusterDiscoveryType.STATIC,
         connect_timeout=limits.CONNECT_TIMEOUT,
-        load_assignment=_one_endpoint(APP, socket(hole("APP_SOCKET"))),
-        typed_extension_protocol_options=_http2(),
+        load_assignment=one_endpoint(APP, socket(hole("APP_SOCKET"))),
+        per_connection_buffer_limit_bytes=limits.UPSTREAM_BUFFER_BYTES,
+        common_lb_config=_panic(),
+        typed_extension_protocol_options=http2(),
         circuit_breakers=cluster.CircuitBreakers(
             thresholds=[
                 cluster.CircuitBreakersThresholds(
@@ -219,14 +227,14 @@ def admin() -> cluster.Cluster:
         name=ADMIN,
         type=cluster.ClusterDiscoveryType.STATIC,
         connect_timeout=limits.CONNECT_TIMEOUT,
-        load_assignment=_one_endpoint(ADMIN, socket(hole("ADMIN_SOCKET"))),
+        load_assignment=one_endpoint(ADMIN, socket(hole("ADMIN_SOCKET"))),
     )
 
 
 def key_set() -> cluster.Cluster:
     """Reaches the issuer's key set, by TLS or not as the hole JWKS_SCHEME says."""
     scheme = hole("JWKS_SCHEME")
-    issuer = _one_endpoint("jwks", tcp(hole("JWKS_HOST"), port_hole("JWKS_PORT")))
+    issuer = one_endpoint("jwks", tcp(hole("JWKS_HOST"), port_hole("JWKS_PORT")))
     issuer.endpoints[0].lb_endpoints[0].metadata = core.Metadata(
         filter_metadata={"envoy.transport_socket_match": _struct(scheme=scheme)}
     )
@@ -302,7 +310,8 @@ def _struct(**texts: str) -> wellknown.Struct:
     return struct
 
 
-def _one_endpoint(name: str, address: core.Address) -> endpoint.ClusterLoadAssignment:
+def one_endpoint(name: str, address: core.Address) -> endpoint.ClusterLoadAssignment:
+    """Says where a cluster is: one name or socket, which may stand for several replicas."""
     return endpoint.ClusterLoadAssignment(
         cluster_name=name,
         endpoints=[
@@ -313,7 +322,8 @@ def _one_endpoint(name: str, address: core.Address) -> endpoint.ClusterLoadAssig
     )
 
 
-def _http2() -> dict[str, wellknown.Any]:
+def http2() -> dict[str, wellknown.Any]:
+    """Speaks HTTP/2 to a cluster."""
     return {
         "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": packed(
             upstream.HttpProtocolOptions(
@@ -329,6 +339,12 @@ def _http2() -> dict[str, wellknown.Any]:
     }
 
 
+def _panic() -> cluster.ClusterCommonLbConfig:
+    return cluster.ClusterCommonLbConfig(
+        healthy_panic_threshold=envoy_type.Percent(value=limits.PANIC_PERCENT)
+    )
+
+
 def clusters(services: Sequence[str]) -> list[cluster.Cluster]:
-    """Builds the clusters of several neighbours, in one fixed order."""
-    return [neighbour(service) for service in sorted(services)]
+    """Builds the clusters of several neighbours, stable and canary, in one fixed order."""
+    return [neighbour(service, version) for service in sorted(services) for version in ("", CANARY)]

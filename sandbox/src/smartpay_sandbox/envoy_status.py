@@ -17,8 +17,8 @@ from typing import Any
 from urllib.parse import quote
 
 ADMIN_SECONDS = 2.0  # an Envoy answers in milliseconds, or not at all
-# Clusters that are no peers: the service itself, the admin socket, the issuer, the collector.
-NOT_PEERS = frozenset({"app", "admin", "jwks", "otlp"})
+# Clusters that are no peers: the service itself, the admin socket, issuer, collector, no route.
+NOT_PEERS = frozenset({"app", "admin", "jwks", "otlp", "nowhere"})
 HEADINGS = (
     "ENVOY",
     "HEALTH",

@@ -111,6 +111,7 @@ local function problem_json(problem)
     .. member("remedy", problem.remedy or quoted(words[2]))
     .. ',"errors":[' .. (problem.errors or "") .. "]"
     .. member("requestId", problem.request_id)
+    .. member("traceId", problem.trace_id)
     .. "}"
 end
 
@@ -169,6 +170,11 @@ local function problem_of_reply(status, cause, text, stage)
     problem.status, problem.reason, problem.retry_after = "503", "UNAVAILABLE", "1"
     problem.detail = quoted("The issuer's keys can't be fetched, so no token can be checked.")
     problem.remedy = quoted("Repeat the call in a moment.")
+  elseif cause:find("upgrade_failed", 1, true) then
+    problem.status, problem.reason = "400", "FIELD_INVALID"
+    problem.field = quoted("upgrade")
+    problem.detail = quoted("upgrade is not taken here.")
+    problem.remedy = quoted("Send plain requests.")
   elseif not stage and problem.reason == "BODY_MALFORMED" then
     problem.reason = "FIELD_INVALID"
     problem.detail = quoted("The path or the headers are not well-formed, or too large.")

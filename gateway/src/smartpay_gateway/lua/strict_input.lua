@@ -125,11 +125,6 @@ end
 
 local function check(handle)
   local headers = handle:headers()
-  if headers:get("upgrade") then
-    return refuse(
-      handle, "400", "FIELD_INVALID", "upgrade", "is not taken here.", "Send plain requests."
-    )
-  end
   keep_forwarded(headers)
   local path, query = headers:get(":path"):match("^([^?]*)%??(.*)$")
   if native_paths[path] and is_native(headers:get("content-type")) then
@@ -155,6 +150,9 @@ local function check(handle)
   local notes = handle:streamInfo():dynamicMetadata()
   if route.unwrap then
     notes:set("smartpay.rest", "unwrap", route.unwrap)
+  end
+  if route.stream then
+    notes:set("smartpay.rest", "stream", true)
   end
   if route.shape then
     notes:set("smartpay.rest", "stage", "body")

@@ -116,6 +116,7 @@ class PaymentsServiceServicer:
 
     def CapturePayment(self, request, context):
         """Captures an authorized payment, wholly or partly, once. What is left is released.
+        REST: 200 once it is known to be captured, 202 while it is not.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -123,6 +124,7 @@ class PaymentsServiceServicer:
 
     def CancelPayment(self, request, context):
         """Cancels a payment that was authorized or waits for the payer.
+        REST: 200 once it is known to be canceled, 202 while it is not.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -130,6 +132,7 @@ class PaymentsServiceServicer:
 
     def RefundPayment(self, request, context):
         """Gives captured money back, wholly or partly, through the account that charged it.
+        REST: 201 with a refund that succeeded or failed, 202 with one that is still open.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

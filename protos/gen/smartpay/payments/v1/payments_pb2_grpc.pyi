@@ -49,11 +49,17 @@ class PaymentsServiceStub:
     Needed after next_action; calling it early changes nothing.
     """
     CapturePayment: _grpc.UnaryUnaryMultiCallable[_payments_pb2.CapturePaymentRequest, _payments_pb2.CapturePaymentResponse]
-    """Captures an authorized payment, wholly or partly, once. What is left is released."""
+    """Captures an authorized payment, wholly or partly, once. What is left is released.
+    REST: 200 once it is known to be captured, 202 while it is not.
+    """
     CancelPayment: _grpc.UnaryUnaryMultiCallable[_payments_pb2.CancelPaymentRequest, _payments_pb2.CancelPaymentResponse]
-    """Cancels a payment that was authorized or waits for the payer."""
+    """Cancels a payment that was authorized or waits for the payer.
+    REST: 200 once it is known to be canceled, 202 while it is not.
+    """
     RefundPayment: _grpc.UnaryUnaryMultiCallable[_payments_pb2.RefundPaymentRequest, _payments_pb2.RefundPaymentResponse]
-    """Gives captured money back, wholly or partly, through the account that charged it."""
+    """Gives captured money back, wholly or partly, through the account that charged it.
+    REST: 201 with a refund that succeeded or failed, 202 with one that is still open.
+    """
     Watch: _grpc.UnaryStreamMultiCallable[_payments_pb2.WatchRequest, _payments_pb2.WatchResponse]
     """Streams the events of all payments in the order of the log, from a cursor on, and then
     waits for new ones. For services: each applies an event if its sequence is newer.
@@ -80,11 +86,17 @@ class PaymentsServiceAsyncStub(PaymentsServiceStub):
     Needed after next_action; calling it early changes nothing.
     """
     CapturePayment: _aio.UnaryUnaryMultiCallable[_payments_pb2.CapturePaymentRequest, _payments_pb2.CapturePaymentResponse]  # type: ignore[assignment]
-    """Captures an authorized payment, wholly or partly, once. What is left is released."""
+    """Captures an authorized payment, wholly or partly, once. What is left is released.
+    REST: 200 once it is known to be captured, 202 while it is not.
+    """
     CancelPayment: _aio.UnaryUnaryMultiCallable[_payments_pb2.CancelPaymentRequest, _payments_pb2.CancelPaymentResponse]  # type: ignore[assignment]
-    """Cancels a payment that was authorized or waits for the payer."""
+    """Cancels a payment that was authorized or waits for the payer.
+    REST: 200 once it is known to be canceled, 202 while it is not.
+    """
     RefundPayment: _aio.UnaryUnaryMultiCallable[_payments_pb2.RefundPaymentRequest, _payments_pb2.RefundPaymentResponse]  # type: ignore[assignment]
-    """Gives captured money back, wholly or partly, through the account that charged it."""
+    """Gives captured money back, wholly or partly, through the account that charged it.
+    REST: 201 with a refund that succeeded or failed, 202 with one that is still open.
+    """
     Watch: _aio.UnaryStreamMultiCallable[_payments_pb2.WatchRequest, _payments_pb2.WatchResponse]  # type: ignore[assignment]
     """Streams the events of all payments in the order of the log, from a cursor on, and then
     waits for new ones. For services: each applies an event if its sequence is newer.
@@ -138,7 +150,9 @@ class PaymentsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _payments_pb2.CapturePaymentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_payments_pb2.CapturePaymentResponse, _abc.Awaitable[_payments_pb2.CapturePaymentResponse]]:
-        """Captures an authorized payment, wholly or partly, once. What is left is released."""
+        """Captures an authorized payment, wholly or partly, once. What is left is released.
+        REST: 200 once it is known to be captured, 202 while it is not.
+        """
 
     @_abc_1.abstractmethod
     def CancelPayment(
@@ -146,7 +160,9 @@ class PaymentsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _payments_pb2.CancelPaymentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_payments_pb2.CancelPaymentResponse, _abc.Awaitable[_payments_pb2.CancelPaymentResponse]]:
-        """Cancels a payment that was authorized or waits for the payer."""
+        """Cancels a payment that was authorized or waits for the payer.
+        REST: 200 once it is known to be canceled, 202 while it is not.
+        """
 
     @_abc_1.abstractmethod
     def RefundPayment(
@@ -154,7 +170,9 @@ class PaymentsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _payments_pb2.RefundPaymentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_payments_pb2.RefundPaymentResponse, _abc.Awaitable[_payments_pb2.RefundPaymentResponse]]:
-        """Gives captured money back, wholly or partly, through the account that charged it."""
+        """Gives captured money back, wholly or partly, through the account that charged it.
+        REST: 201 with a refund that succeeded or failed, 202 with one that is still open.
+        """
 
     @_abc_1.abstractmethod
     def Watch(

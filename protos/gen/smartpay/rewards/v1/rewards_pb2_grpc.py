@@ -60,7 +60,7 @@ class RewardsServiceServicer:
         """Grants the reward of a settled payment now, instead of waiting for its event.
 
         Never takes an amount: the reward follows from the payment. Event and call lead to the same
-        one reward, whoever comes first.
+        one reward, whoever comes first. REST: 200 with the reward, minted or on its way.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

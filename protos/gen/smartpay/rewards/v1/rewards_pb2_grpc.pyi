@@ -37,7 +37,7 @@ class RewardsServiceStub:
     """Grants the reward of a settled payment now, instead of waiting for its event.
 
     Never takes an amount: the reward follows from the payment. Event and call lead to the same
-    one reward, whoever comes first.
+    one reward, whoever comes first. REST: 200 with the reward, minted or on its way.
     """
     GetReward: _grpc.UnaryUnaryMultiCallable[_rewards_pb2.GetRewardRequest, _rewards_pb2.GetRewardResponse]
     """Shows the reward of one payment."""
@@ -53,7 +53,7 @@ class RewardsServiceAsyncStub(RewardsServiceStub):
     """Grants the reward of a settled payment now, instead of waiting for its event.
 
     Never takes an amount: the reward follows from the payment. Event and call lead to the same
-    one reward, whoever comes first.
+    one reward, whoever comes first. REST: 200 with the reward, minted or on its way.
     """
     GetReward: _aio.UnaryUnaryMultiCallable[_rewards_pb2.GetRewardRequest, _rewards_pb2.GetRewardResponse]  # type: ignore[assignment]
     """Shows the reward of one payment."""
@@ -72,7 +72,7 @@ class RewardsServiceServicer(metaclass=_abc_1.ABCMeta):
         """Grants the reward of a settled payment now, instead of waiting for its event.
 
         Never takes an amount: the reward follows from the payment. Event and call lead to the same
-        one reward, whoever comes first.
+        one reward, whoever comes first. REST: 200 with the reward, minted or on its way.
         """
 
     @_abc_1.abstractmethod
