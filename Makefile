@@ -62,6 +62,15 @@ test-integration: setup ## run only what needs the whole mesh
 test-docs-page: setup ## open the API's page in Chromium: all shown, no request leaves the origin
 	@$(VENV)/python -m pytest -q gateway/tests/chromium_docs_page.py
 
+.venv-openapi/ready: tests/openapi/requirements.txt
+	@$(PYTHON) -m venv .venv-openapi
+	@.venv-openapi/bin/pip install --quiet --no-deps --no-input -r $<
+	@touch $@
+
+.PHONY: test-openapi
+test-openapi: setup .venv-openapi/ready ## fuzz a mesh by its own OpenAPI; the last line is one JSON object
+	@$(VENV)/python tests/openapi/run.py
+
 .PHONY: test-load
 test-load: setup up ## a bounded load on the running mesh; its last line is one JSON object
 	@$(VENV)/python -m smartpay_sandbox.load
@@ -69,6 +78,22 @@ test-load: setup up ## a bounded load on the running mesh; its last line is one 
 .PHONY: chaos-payments
 chaos-payments: setup ## kill payments amid load; the sandbox judges; its last line is one JSON object
 	@$(VENV)/python -m smartpay_sandbox.chaos --payments $(or $(PAYMENTS),1000) --kills $(or $(KILLS),20)
+
+.venv-bench/ready: bench/requirements.txt
+	@$(PYTHON) -m venv .venv-bench
+	@.venv-bench/bin/pip install --quiet --no-deps --no-input -r $<
+	@touch $@
+
+.PHONY: bench
+bench: bench-mesh ## every measurement there is
+
+.PHONY: bench-mesh
+bench-mesh: setup .venv-bench/ready ## edge and sidecars against plain gRPC and FastAPI; its last line is one JSON object
+	@PYTHONPATH=bench/src $(VENV)/python -m smartpay_bench.mesh $(if $(ROUNDS),--rounds $(ROUNDS))
+
+.PHONY: bench-test
+bench-test: setup .venv-bench/ready ## the benches' own tests: the rivals refuse what we refuse
+	@PYTHONPATH=bench/src $(VENV)/python -m pytest -q bench/tests
 
 .PHONY: test-coverage
 test-coverage: setup ## run the suite without the mesh and show what it does not reach

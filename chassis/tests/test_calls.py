@@ -125,6 +125,15 @@ async def test_a_person_of_two_merchants_must_choose_one(payments: Served) -> No
     ] == "MERCHANT_REQUIRED"
 
 
+async def test_an_empty_choice_of_merchant_chooses_nobody(payments: Served) -> None:
+    stub, _ = payments
+    caller = as_merchant(idempotency_key="k")
+    error = await refused(
+        stub.CreatePayment(a_request(), metadata=(*caller, ("smartpay-merchant", "")))
+    )
+    assert (error["code"], error["reason"]) == ("PERMISSION_DENIED", "MERCHANT_REQUIRED")
+
+
 async def test_a_person_with_groups_never_falls_back_to_the_clients_merchant(
     payments: Served,
 ) -> None:

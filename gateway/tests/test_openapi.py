@@ -123,6 +123,17 @@ def test_the_statuses_are_those_the_contract_names(document: dict[str, Any]) -> 
         ].keys()
 
 
+def test_other_input_under_a_key_or_id_is_told_and_so_is_what_is_not_there(
+    document: dict[str, Any],
+) -> None:
+    reused = {o["operationId"] for o in operations(document).values() if "422" in o["responses"]}
+    assert {"createPayment", "cancelPayment", "grant"} < reused  # by their keys
+    assert {"score", "scoreBatch", "recordOutcome"} < reused  # by the ids in their bodies
+    assert not {"ask", "chat", "confirmPayment", "getPayment", "listPayments"} & reused
+    assert "404" in operation_of(document, "grant")["responses"]
+    assert "404" not in operation_of(document, "listPayments")["responses"]
+
+
 def test_requests_are_closed_and_answers_open(document: dict[str, Any]) -> None:
     assert schema(document, "CreatePaymentRequest")["additionalProperties"] is False
     assert schema(document, "MoneyInput")["additionalProperties"] is False

@@ -37,12 +37,13 @@ def peer_service(forwarded_client_cert: str, environment: str) -> str:
     return match["service"]
 
 
-def user_principal(payload: str, chosen_merchant: str, merchants: Merchants) -> Principal:
+def user_principal(payload: str, chosen_merchant: str | None, merchants: Merchants) -> Principal:
     """Reads the merchant out of the access token's payload, as the edge verified it.
 
     Args:
         payload: x-jwt-payload, base64url of the claims.
-        chosen_merchant: the SmartPay-Merchant header, for people of several merchants.
+        chosen_merchant: the SmartPay-Merchant header, for people of several merchants; None when
+            absent. An empty one chooses nobody: a caller who sent it meant somebody.
         merchants: the mounted table.
 
     Raises:
@@ -68,7 +69,7 @@ def user_principal(payload: str, chosen_merchant: str, merchants: Merchants) -> 
     of_client = merchants.of_client(client_id)
     if not groups and of_client is not None:
         candidates = [of_client]
-    if chosen_merchant:
+    if chosen_merchant is not None:
         candidates = [m for m in candidates if m.merchant_id == chosen_merchant]
     if len(candidates) != 1:
         raise Refusal(

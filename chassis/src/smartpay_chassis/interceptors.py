@@ -233,7 +233,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         if rule.across_merchants and call.caller != EDGE:
             return
         if call.caller == EDGE:
-            chosen = text_metadata(metadata, MERCHANT_METADATA)
+            chosen = None
+            if MERCHANT_METADATA in metadata:
+                chosen = text_metadata(metadata, MERCHANT_METADATA)
             principal = user_principal(claims, chosen, self._merchants)
         else:
             principal, _ = service_context(context_bytes, self._merchants)

@@ -58,6 +58,7 @@ class Method:
     callers: tuple[str, ...]
     deadline_seconds: float
     retryable: bool
+    reads_only: bool
     idempotency_key: bool
     streams: bool
     bindings: tuple[Binding, ...]
@@ -161,6 +162,7 @@ def _method(descriptor: MethodDescriptor, services: Sequence[str]) -> Method:
             descriptor_pb2.MethodOptions.NO_SIDE_EFFECTS,
             descriptor_pb2.MethodOptions.IDEMPOTENT,
         ),
+        reads_only=options.idempotency_level == descriptor_pb2.MethodOptions.NO_SIDE_EFFECTS,
         idempotency_key=access.idempotency_key,
         streams=descriptor.server_streaming or descriptor.client_streaming,
         bindings=bindings,

@@ -111,7 +111,7 @@ class Schemas:
             about = " ".join([self.prose(message.full_name), *_choices(message)])
             schema: Schema = {"type": "object", "description": about}
             schema["properties"] = {f.json_name: self.field(f, side) for f in fields}
-            if required := [f.json_name for f in fields if _is_required(f, side)]:
+            if required := [f.json_name for f in fields if _is_always_there(f, side)]:
                 schema["required"] = required
             if side is Side.REQUEST:
                 schema["additionalProperties"] = False
@@ -217,10 +217,13 @@ def _rules(field: FieldDescriptor) -> Any:  # noqa: ANN401 - generated without s
     return _options(field).Extensions[RULES]
 
 
-def _is_required(field: FieldDescriptor, side: Side) -> bool:
-    if side is Side.ANSWER:
-        # The edge prints every field that can't be absent, even when it is empty.
-        return not field.has_presence
+def _is_always_there(field: FieldDescriptor, side: Side) -> bool:
+    # The edge prints every field that can't be absent, even when it is empty.
+    return not field.has_presence if side is Side.ANSWER else is_required(field)
+
+
+def is_required(field: FieldDescriptor) -> bool:
+    """Tells whether a request must have the field."""
     behaviors = _options(field).Extensions[BEHAVIOR]
     return field_behavior_pb2.FieldBehavior.REQUIRED in behaviors or _rules(field).required
 

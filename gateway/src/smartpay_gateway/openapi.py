@@ -22,13 +22,14 @@ from smartpay_gateway.contract import (
 )
 from smartpay_gateway.contract import Method as Rpc
 from smartpay_gateway.examples import EXAMPLES
-from smartpay_gateway.json_schemas import Schema, Schemas, Side
+from smartpay_gateway.json_schemas import Schema, Schemas, Side, is_required
 
 VERSIONED = "/v1"
 PROBLEM = "application/problem+json"
 EVENTS = "text/event-stream"
 LINES = "application/x-ndjson"
 RAW_BODY = "google.api.HttpBody"
+_MADE_BEFORE = frozenset({"decision_id", "payment_id"})
 _VARIABLE = re.compile(r"\{([a-z0-9_]+)(?:=\*)?\}")
 # As a comment of the contract says it: "REST: 201 with a terminal status, 202 with one ...".
 _STATUSES = re.compile(r"\bREST: (20\d[^.]*)\.")
@@ -60,7 +61,7 @@ _PROBLEMS: Mapping[str, tuple[str, str]] = {
     "404": ("NotFound", "No such thing of this merchant."),
     "409": ("Conflict", "The state of things forbids it, or the first call is still at work."),
     "413": ("TooLarge", f"The body is larger than {limits.BODY_BYTES} bytes."),
-    "422": ("KeyReused", "The idempotency key was used with another request."),
+    "422": ("KeyReused", "The idempotency key or id was used with another request."),
     "429": ("TooMany", "Too many calls; wait as long as Retry-After says."),
     "500": ("Fault", "A fault of ours."),
     "503": ("Unavailable", "Not reachable at the moment; repeat with the same idempotency key."),
@@ -318,13 +319,21 @@ def _body_of(rpc: Rpc, binding: Binding) -> Descriptor:
 
 def _refusals(rpc: Rpc, binding: Binding) -> list[str]:
     statuses = {"400", "401", "403", "429", "500", "503", "504"}
-    if _variables(binding):
+    in_path = _variables(binding)
+    if in_path or _names_something(rpc.request):
         statuses |= {"404", "409"}
     if binding.body:
         statuses.add("413")
-    if rpc.idempotency_key:
+    # What may be repeated refuses other input in the place of the first, with a key or an id.
+    has_input = bool(set(rpc.request.fields_by_name) - in_path)
+    if rpc.idempotency_key or (has_input and not rpc.reads_only):
         statuses |= {"409", "422"}
     return sorted(statuses)
+
+
+def _names_something(request: Descriptor) -> bool:
+    """Tells whether a request must name something that was made before, by an id of ours."""
+    return any(f.name in _MADE_BEFORE and is_required(f) for f in request.fields)
 
 
 def _problem(status: str, words: str) -> Schema:
