@@ -11,8 +11,8 @@ PYTHON ?= python3
 VENV := .venv/bin
 SANDBOX := sandbox/src/smartpay_sandbox
 LAUNCHER := $(VENV)/python -m smartpay_sandbox.launcher
-CODE := protos/generate.py protos/tests chassis gateway sandbox client services tests
-PACKAGES := chassis gateway sandbox client $(wildcard services/*)
+CODE := bench protos/generate.py protos/tests chassis gateway sandbox client services tests
+PACKAGES := bench chassis gateway sandbox client $(wildcard services/*)
 # Whose token: demo, readonly (one scope), other (second merchant), foreign (unknown to the edge).
 CLIENT ?= demo
 # Which log: a process of `make status`; all when empty.
