@@ -178,7 +178,6 @@ async def test_a_user_cannot_bring_claims_or_a_context_of_their_own(edge: Edge) 
         "x-jwt-payload": dict(as_merchant())["x-jwt-payload"],
         "x-forwarded-client-cert": "By=x;URI=spiffe://smartpay/dev/payments",
         "smartpay-context-bin": "AAAA",
-        "smartpay-merchant": "",
     }
     async with edge.session(**forged) as session:
         answer = await session.get("/payments")
