@@ -12,7 +12,7 @@ import random
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,7 @@ from smartpay.payments.v1 import payment_pb2, payments_pb2, payments_pb2_grpc
 from smartpay_sandbox.edge_session import edge_session
 from smartpay_sandbox.judge import OPEN, Evidence, judge
 from smartpay_sandbox.launcher import Mesh
+from smartpay_sandbox.supervisor import RESTART_WINDOW_SECONDS, RESTARTS_MAX
 
 # Shorter than in production, so that a run meets every kind of trouble within a minute.
 STRIPE_TIMEOUT_SECONDS = 1.0
@@ -250,9 +251,16 @@ async def run(
         async def killer() -> None:
             nonlocal killed
             moments = sorted(chance.uniform(0.05, 0.95) * payments for _ in range(kills))
+            recent: deque[float] = deque(maxlen=RESTARTS_MAX)
             for moment in moments:
                 while done < moment:
                     await asyncio.sleep(0.01)
+                if len(recent) == RESTARTS_MAX:
+                    # One more within the window, and the supervisor would give the service up.
+                    oldest = recent[0] + RESTART_WINDOW_SECONDS + 1
+                    await asyncio.sleep(max(0.0, oldest - time.monotonic()))
+                if done >= payments:
+                    return  # a kill without load proves nothing
                 await asyncio.sleep(chance.uniform(0, 0.1))
                 if mesh.process("payments").state != "ready":
                     await asyncio.to_thread(
@@ -260,6 +268,7 @@ async def run(
                     )
                 mesh.kill("payments")
                 killed += 1
+                recent.append(time.monotonic())
                 await asyncio.to_thread(mesh.wait_restarted, "payments", restarts_before + killed)
 
         await asyncio.gather(killer(), *(caller() for _ in range(CONCURRENT_CALLERS)))
