@@ -242,6 +242,18 @@ async def test_turned_away_after_a_lost_answer_proves_nothing(story: Any) -> Non
     assert story.charged_accounts(payment) == [FIRST]
 
 
+async def test_restarts_look_at_once_and_use_up_no_patience(story: Any) -> None:
+    story.processor.script = ["lost_before"] * 10
+    payment = await story.create()
+    for _ in range(9):
+        await story.recovery.take_over()
+        assert await story.recovery.step() == 1
+    payment = await story.read(payment)
+    assert payment.status is Status.UNKNOWN
+    assert payment.check_time is not None
+    assert (payment.check_time - story.clock()).total_seconds() <= 1
+
+
 async def test_recovery_looks_on_schedule_and_then_leaves_it_to_a_person(story: Any) -> None:
     story.processor.script = ["lost_before"] * 20
     payment = await story.create()

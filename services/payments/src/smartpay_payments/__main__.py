@@ -76,6 +76,7 @@ async def build(app: App, settings: PaymentsSettings) -> None:
         now,
         Patience(
             first_look_seconds=settings.first_look_seconds,
+            schedule_seconds=settings.recovery_schedule_seconds,
             action_seconds=settings.action_seconds,
         ),
     )

@@ -69,6 +69,13 @@ class PaymentsSettings(ServiceSettings):
         validation_alias="PAYMENTS_FIRST_LOOK_SECONDS",
         description="Recovery leaves a stored attempt alone for so long: above the call timeout.",
     )
+    recovery_schedule_seconds: tuple[Seconds, ...] = Field(
+        default=(1, 5, 30, 120, 600, 3600),
+        min_length=1,
+        validation_alias="PAYMENTS_RECOVERY_SCHEDULE_SECONDS",
+        description="Pauses between looks at an unknown outcome, a JSON list: most outages end"
+        " within seconds; after the last a person decides.",
+    )
     action_seconds: Seconds = Field(
         default=3600.0,
         validation_alias="PAYMENTS_ACTION_SECONDS",

@@ -8,9 +8,11 @@ is only a late second commit, and a timeout is never read as a failure.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from itertools import accumulate
 from typing import Protocol
 
 from smartpay_chassis.refusals import Kind, Refusal, idempotency_key_reused
@@ -114,7 +116,10 @@ class Patience:
     first_look_seconds: float = 30.0
     """After the first commit: longer than any processor call, so nobody asks while one runs."""
     schedule_seconds: tuple[float, ...] = (1, 5, 30, 120, 600, 3600)
-    """Pauses between looks at an unknown outcome; after the last a person decides."""
+    """Pauses between looks at an unknown outcome; after the last a person decides.
+
+    Looks that come early, for instance after restarts, don't use it up.
+    """
     action_seconds: float = 3600.0
     """How long a payer may take for 3-D Secure."""
     action_poll_seconds: float = 60.0
@@ -375,7 +380,7 @@ class Saga:
         )
         if outcome.status not in OPEN_REFUNDS:
             return changed
-        pause = self._pause(refund.checks)
+        pause = self._pause(refund.checks, refund.create_time)
         if pause is None and outcome.status is RefundStatus.UNKNOWN:
             return replace(changed, status=RefundStatus.NEEDS_REVIEW)
         if pause is None:
@@ -449,15 +454,28 @@ class Saga:
                 return self._looked_in_vain(payment, outcome.why)
 
     def _looked_in_vain(self, payment: Payment, why: str) -> Payment:
-        pause = self._pause(payment.checks)
+        pending = payment.pending
+        since = payment.last_attempt.start_time if pending is None else pending.start_time
+        pause = self._pause(payment.checks, since)
         unknown = payment.moved_to(Status.UNKNOWN, why)
         if pause is None:
             return replace(unknown.moved_to(Status.NEEDS_REVIEW, why), check_time=None)
         return replace(unknown, checks=payment.checks + 1, check_time=self._clock() + pause)
 
-    def _pause(self, checks: int) -> timedelta | None:
+    def _pause(self, checks: int, since: datetime) -> timedelta | None:
+        """Answers how long to wait after one more look in vain; None when a person must decide.
+
+        Every restart looks at all that is open at once. So looks count only as far as time has
+        passed too, or a service that is restarted often would give up within seconds.
+        """
         schedule = self._patience.schedule_seconds
-        return timedelta(seconds=schedule[checks]) if checks < len(schedule) else None
+        offsets = list(accumulate(schedule))
+        age = (self._clock() - since).total_seconds()
+        if checks >= len(schedule) and age >= offsets[-1]:
+            return None
+        return timedelta(
+            seconds=schedule[min(checks, bisect_right(offsets, age), len(schedule) - 1)]
+        )
 
     # ---- versions ----------------------------------------------------------------------------
 
