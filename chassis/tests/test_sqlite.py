@@ -132,6 +132,22 @@ async def test_a_unit_that_fails_is_undone_alone(store: SqliteStore) -> None:
     assert await store.read(texts) == {"a", "b"}
 
 
+async def test_a_unit_that_raises_what_no_future_takes_leaves_nobody_waiting(
+    store: SqliteStore,
+) -> None:
+    def exhausted(_: sqlite3.Connection) -> None:
+        next(iter(()))
+
+    async with Occupied(store):
+        broken = asyncio.create_task(store.write(exhausted))
+        behind = asyncio.create_task(store.write(insert("behind")))
+        await asyncio.sleep(0)
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        await broken
+    assert await behind
+    assert await store.read(texts) == {"behind"}
+
+
 async def test_units_that_waited_share_a_commit(store: SqliteStore) -> None:
     statements: list[str] = []
     await store.write(lambda connection: connection.set_trace_callback(statements.append))

@@ -19,8 +19,10 @@ log = structlog.get_logger()
 log.debug("counted", coins=3)
 structlog.contextvars.bind_contextvars(request_id="r1")
 log.info("opened")
+def open_drawer(secret):
+    return 1 / 0
 try:
-    1 / 0
+    open_drawer("sk_live_drawer")
 except ZeroDivisionError:
     log.exception("jammed")
 """
@@ -45,6 +47,13 @@ def test_each_line_is_one_event_with_service_level_time_and_context() -> None:
     }
     assert jammed["level"] == "error"
     assert jammed["exception"][0]["exc_type"] == "ZeroDivisionError"
+
+
+def test_a_traceback_tells_where_and_never_what_was_in_hand() -> None:
+    _, jammed = spoken("INFO", "")
+    frames = jammed["exception"][0]["frames"]
+    assert [frame["name"] for frame in frames] == ["<module>", "open_drawer"]
+    assert "sk_live_drawer" not in json.dumps(jammed)
 
 
 @pytest.mark.parametrize(

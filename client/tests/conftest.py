@@ -24,7 +24,20 @@ from google.protobuf.message_factory import GetMessageClass
 from smartpay.access.v1 import access_pb2
 from smartpay.assistant.v1 import assistant_pb2
 from smartpay.fraud.v1 import fraud_pb2
-from smartpay.payments.v1 import payments_pb2
+from smartpay.payments.v1 import (
+    audit_pb2,
+    customers_pb2,
+    disputes_pb2,
+    exports_pb2,
+    instruments_pb2,
+    ledger_pb2,
+    merchants_pb2,
+    payments_pb2,
+    processor_accounts_pb2,
+    refunds_pb2,
+    webhook_endpoints_pb2,
+    webhooks_pb2,
+)
 from smartpay.rewards.v1 import rewards_pb2
 from smartpay.router.v1 import router_pb2
 from smartpay_client import AsyncClient, Client
@@ -35,7 +48,24 @@ DECISION_ID = "dec_d1" + "0" * 24
 ACCOUNT_ID = "pac_d1" + "0" * 24
 EDGE, ISSUER = "https://edge.test", "https://issuer.test/oauth2/token"
 SECRET = "the-client-secret"
-FILES = [assistant_pb2, fraud_pb2, payments_pb2, rewards_pb2, router_pb2]
+FILES = [
+    assistant_pb2,
+    fraud_pb2,
+    payments_pb2,
+    rewards_pb2,
+    router_pb2,
+    audit_pb2,
+    customers_pb2,
+    disputes_pb2,
+    exports_pb2,
+    instruments_pb2,
+    ledger_pb2,
+    merchants_pb2,
+    processor_accounts_pb2,
+    refunds_pb2,
+    webhook_endpoints_pb2,
+    webhooks_pb2,
+]
 HTTP: Any = annotations_pb2.http
 ACCESS: Any = access_pb2.access
 
@@ -43,7 +73,12 @@ ACCESS: Any = access_pb2.access
 def rpcs() -> list[MethodDescriptor]:
     """Lists the methods that merchants reach over REST."""
     every = [m for f in FILES for s in f.DESCRIPTOR.services_by_name.values() for m in s.methods]
-    return [m for m in every if m.GetOptions().HasExtension(HTTP)]
+    return [m for m in every if m.GetOptions().HasExtension(HTTP) and scope_of(m)]
+
+
+def scope_of(rpc: MethodDescriptor) -> str:
+    """Answers the scope a token needs; what processors send needs none."""
+    return str(rpc.GetOptions().Extensions[ACCESS].scope)
 
 
 def sample(message: Message, depth: int = 0) -> Message:
@@ -198,6 +233,8 @@ class FakeEdge:
         return self.usual(rpc)
 
     def usual(self, rpc: MethodDescriptor) -> httpx.Response:
+        if rpc.output_type.name == "HttpBody":
+            return httpx.Response(200, content=b"payment_id,amount\r\npay_1,5\r\nend,1\r\n")
         message = sample(GetMessageClass(rpc.output_type)())
         if rpc.server_streaming:
             pieces: list[dict[str, Any]] = [
@@ -205,11 +242,12 @@ class FakeEdge:
                 {"done": {"refused": False}},
             ]
             return sse(*pieces)
-        body = rpc.GetOptions().Extensions[HTTP].response_body
+        if body := rpc.GetOptions().Extensions[HTTP].response_body:
+            return httpx.Response(200, json=as_json(getattr(message, body)))
         answer = as_json(message)
         if "nextPageToken" in answer:
             answer["nextPageToken"] = ""
-        return httpx.Response(200, json=answer[body] if body else answer)
+        return httpx.Response(200, json=answer)
 
     def _issue(self, request: httpx.Request) -> httpx.Response:
         self.token_requests.append(request)
@@ -240,7 +278,10 @@ class FakeEdge:
         message = GetMessageClass(rpc.input_type)()
         body = json.loads(request.content) if request.content else {}
         assert not body.keys() & path_values.keys()
-        query = dict(request.url.params)
+        query: dict[str, Any] = {}
+        for name, value in request.url.params.multi_items():
+            field = message.DESCRIPTOR.fields_by_camelcase_name[name]
+            query[name] = [*query.get(name, []), value] if field.is_repeated else value
         json_format.ParseDict({**body, **query, **path_values}, message)
         try:
             protovalidate.validate(message)

@@ -39,6 +39,20 @@ SAID = {
         "SUCCEEDED at pac_",
         "used by: True",
     ],
+    "saved_instrument": [
+        "token: READY",
+        "renewal: SUCCEEDED",
+        "default: True",
+        "ETAG_MISMATCH: ",
+        "payments of the customer: 1",
+        "detached: True",
+    ],
+    "receive_webhooks": [
+        "heard: smartpay.payment.succeeded.v1 of 1500",
+        "all balances sum to 0",
+        "exported: True",
+        "audited: True",
+    ],
     "report_async": ["side by side: 1500", "reward ", "rewards listed: True", "USD"],
 }
 

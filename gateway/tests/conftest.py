@@ -1,4 +1,4 @@
-"""One running mesh per test module."""
+"""One running mesh per test module, and what tables of refusals need."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from smartpay.assistant.v1 import assistant_pb2_grpc
 from smartpay.payments.v1 import payments_pb2_grpc
 from smartpay_gateway.testing import Mesh, new_mesh
+from smartpay_gateway.testing.refusals import Places, Refusals, in_order, one_left
 
 with warnings.catch_warnings():
     # envoy-data-plane 2.2.0 is written for an older pydantic; its import alone warns.
@@ -34,3 +35,26 @@ def mesh() -> Iterator[Mesh]:
         yield mesh
     finally:
         mesh.stop()
+
+
+@pytest.fixture(scope="module")
+def places(mesh: Mesh) -> Iterator[Places]:
+    """Starts, beside the mesh, what the rows of a table of refusals switch off."""
+    places = Places(mesh)
+    try:
+        yield places
+    finally:
+        places.close()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Gives a table's tests its rows."""
+    if metafunc.cls is None or not issubclass(metafunc.cls, Refusals):
+        return
+    rows = metafunc.cls.rows
+    if "kept" in metafunc.fixturenames:
+        pairs = one_left(rows)
+        ids = [f"{row}, {kept.defence} is left" for row, kept in pairs]
+        metafunc.parametrize(("row", "kept"), pairs, ids=ids)
+    elif "row" in metafunc.fixturenames:
+        metafunc.parametrize("row", in_order(rows), ids=str)

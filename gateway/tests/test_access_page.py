@@ -63,8 +63,10 @@ def test_every_rpc_has_a_line_with_all_it_needs(contract: Contract) -> None:
     for path, options in declared().items():
         access = options.Extensions[access_pb2.access]
         _, routes, callers, scope, deadline, repeated, key = by_name[path.rpartition("/")[2]]
-        assert scope == (f"`{access.scope}`" if access.scope else "none")
-        assert set(callers.split(", ")) == {*access.callers} | ({"edge"} if access.scope else set())
+        without_token = "signed body" if access.signed else "none"
+        assert scope == (f"`{access.scope}`" if access.scope else without_token)
+        outside = {"edge"} if access.scope or access.signed else set()
+        assert set(callers.split(", ")) == {*access.callers} | outside
         assert callers
         assert float(deadline.removesuffix(" s")) == access.deadline.ToTimedelta().total_seconds()
         assert float(deadline.removesuffix(" s")) > 0
@@ -127,7 +129,10 @@ def test_tokens_are_asked_for_everywhere_but_where_nobody_is_called(template: st
     (host,) = manager["routeConfig"]["virtualHosts"]
     for route in host["routes"]:
         settings = route.get("typedPerFilterConfig", {})
-        if "envoy.filters.http.jwt_authn" in settings:
+        if route["name"] == "signed":
+            # Leads to methods that check a signature: see test_signed_bodies.py.
+            assert route["route"]["cluster"] == "nowhere"
+        elif "envoy.filters.http.jwt_authn" in settings:
             assert "directResponse" in route
             assert "path" in route["match"]
 

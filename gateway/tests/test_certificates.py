@@ -9,6 +9,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
+from smartpay_gateway import certificates
 from smartpay_gateway.__main__ import main
 from smartpay_gateway.certificates import (
     CA_DAYS,
@@ -20,6 +21,7 @@ from smartpay_gateway.certificates import (
     issue_leaf,
     place,
     rotate,
+    rotate_authority,
 )
 from smartpay_gateway.topology import EDGE, SERVICES
 
@@ -121,15 +123,117 @@ def test_a_rotation_renews_all_certificates_under_the_same_ca(tmp_path: Path) ->
 
 
 def test_a_rotation_never_changes_what_peers_trust(tmp_path: Path) -> None:
-    with pytest.raises(RotationRefusedError):
+    with pytest.raises(RotationRefusedError, match="no certificates"):
         rotate(tmp_path, "dev", NOW)
     ca = issue(tmp_path, "dev", now=NOW).read_bytes()
-    # The CA would end before the new certificates: only a stopped mesh may get another.
-    with pytest.raises(RotationRefusedError):
+    # The CA would end before the new certificates.
+    with pytest.raises(RotationRefusedError, match="--rotate-ca"):
         rotate(tmp_path, "dev", NOW + datetime.timedelta(days=CA_DAYS - LEAF_DAYS))
     assert (tmp_path / "ca.crt").read_bytes() == ca
     with pytest.raises(EnvironmentRefusedError):
         rotate(tmp_path, "prod", NOW)
+
+
+def trusted(folder: Path) -> list[x509.Certificate]:
+    return x509.load_pem_x509_certificates((folder / "ca.crt").read_bytes())
+
+
+def all_trust(folder: Path, *authorities: x509.Certificate) -> bool:
+    folders = [folder, *(folder / service for service in (EDGE, *SERVICES))]
+    return all(set(trusted(one)) == set(authorities) for one in folders)
+
+
+def all_are_of(folder: Path, authority: x509.Certificate) -> None:
+    for service in (EDGE, *SERVICES):
+        leaf(folder / service).verify_directly_issued_by(authority)
+
+
+def test_a_ca_is_rotated_in_three_steps_of_which_none_distrusts_what_is_shown(
+    tmp_path: Path,
+) -> None:
+    (old,) = x509.load_pem_x509_certificates(issue(tmp_path, "dev", now=NOW).read_bytes())
+    steps: list[list[x509.Certificate]] = []
+
+    def settle() -> None:
+        steps.append(trusted(tmp_path))
+        (new,) = set(steps[-1]) - {old}
+        assert all_trust(tmp_path, old, new)
+        all_are_of(tmp_path, old if len(steps) == 1 else new)
+
+    # Too late for leaves of the old CA, which is what it is for.
+    later = NOW + datetime.timedelta(days=CA_DAYS - LEAF_DAYS)
+    until = rotate_authority(tmp_path, "dev", settle, later)
+    (new,) = set(steps[0]) - {old}
+    assert steps[0] == steps[1]
+    assert all_trust(tmp_path, new)
+    all_are_of(tmp_path, new)
+    assert leaf(tmp_path / EDGE).not_valid_after_utc == until[EDGE]
+    # The key of the new one is there to go on with.
+    rotate(tmp_path, "dev", later)
+    all_are_of(tmp_path, new)
+
+
+@pytest.mark.parametrize("steps_done", [1, 2])
+def test_a_ca_rotation_that_was_interrupted_is_begun_again(tmp_path: Path, steps_done: int) -> None:
+    (old,) = x509.load_pem_x509_certificates(issue(tmp_path, "dev", now=NOW).read_bytes())
+    steps = 0
+
+    def die() -> None:
+        nonlocal steps
+        steps += 1
+        if steps == steps_done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        rotate_authority(tmp_path, "dev", die, NOW)
+    (half,) = set(trusted(tmp_path)) - {old}
+    # Meanwhile leaves can be renewed, and nobody distrusts those that were not yet.
+    rotate(tmp_path, "dev", NOW)
+    assert all_trust(tmp_path, old, half)
+    all_are_of(tmp_path, old if steps_done == 1 else half)
+
+    def settle() -> None:
+        assert {old, half} < set(trusted(tmp_path))
+
+    rotate_authority(tmp_path, "dev", settle, NOW)
+    (new,) = trusted(tmp_path)
+    assert new not in (old, half)
+    assert all_trust(tmp_path, new)
+
+
+def test_a_start_after_an_interrupted_ca_rotation_trusts_one_ca(tmp_path: Path) -> None:
+    (old,) = x509.load_pem_x509_certificates(issue(tmp_path, "dev", now=NOW).read_bytes())
+
+    def die() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        rotate_authority(tmp_path, "dev", die, NOW)
+    issue(tmp_path, "dev", now=NOW)
+    assert all_trust(tmp_path, old)
+    all_are_of(tmp_path, old)
+
+
+def test_a_ca_is_not_rotated_elsewhere_or_where_there_is_none(tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentRefusedError):
+        rotate_authority(tmp_path, "prod", lambda: None, NOW)
+    with pytest.raises(RotationRefusedError, match="no certificates"):
+        rotate_authority(tmp_path, "dev", lambda: None, NOW)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_rotates_the_ca_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(certificates, "SETTLE_SECONDS", 0)
+    arguments = ["certificates", "--out", str(tmp_path), "--environment", "dev"]
+    assert main(arguments) == 0
+    (old,) = trusted(tmp_path)
+    assert main([*arguments, "--rotate-ca"]) == 0
+    assert f"{EDGE}: valid until " in capsys.readouterr().out
+    assert old not in trusted(tmp_path)
+    with pytest.raises(SystemExit):
+        main([*arguments, "--rotate", "--rotate-ca"])
 
 
 def test_the_command_rotates_and_says_until_when(

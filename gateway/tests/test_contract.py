@@ -124,7 +124,8 @@ def test_envoys_copy_leaves_the_one_field_bodies_to_lua(contract: Contract) -> N
     )
     script = strict_input_script(contract.methods)
     assert 'verb = "POST", pattern = "^/pay$"' in script
-    assert 'unwrap = "payment"' in script
+    create = '["/smartpay.payments.v1.PaymentsService/CreatePayment"]'
+    assert f"{create} = {{ opening = '{{\"payment\":' }}" in answer_script(contract.methods)
 
 
 def test_every_rest_route_stands_in_the_key_table(contract: Contract) -> None:
@@ -151,5 +152,8 @@ def test_the_edges_own_reasons_are_in_the_contract() -> None:
 
 
 def test_the_scripts_hold_no_more_than_one_entry_point_each(contract: Contract) -> None:
-    for script in (answer_script(), strict_input_script(contract.methods)):
-        assert script.count("function envoy_on_request") == 1
+    for way, script in (
+        ("response", answer_script(contract.methods)),
+        ("request", strict_input_script(contract.methods)),
+    ):
+        assert script.count("function envoy_on_") == script.count(f"function envoy_on_{way}") == 1

@@ -53,7 +53,7 @@ def test_the_body_is_the_one_field_the_contract_names(client: httpx.Client) -> N
 
 
 def test_a_route_without_a_named_field_answers_with_the_whole_message(client: httpx.Client) -> None:
-    assert client.get("/payments").json() == {"payments": [], "nextPageToken": "0//0"}
+    assert client.get("/payments").json() == {"payments": [], "nextPageToken": "0//"}
 
 
 @pytest.mark.parametrize("size", [70_000, 900_000])
@@ -69,6 +69,7 @@ def test_an_answer_too_large_for_rest_is_a_problem_too(client: httpx.Client) -> 
     assert answer.json()["reason"] == "INTERNAL"
     assert answer.json()["requestId"] == answer.headers["x-request-id"]
     assert re.fullmatch("[0-9a-f]{32}", answer.json()["traceId"])
+    assert "PaymentsService" not in str(answer.headers)
 
 
 def test_a_refusal_becomes_a_problem_with_everything_the_service_said(client: httpx.Client) -> None:
@@ -106,6 +107,23 @@ def test_a_field_is_named_as_rest_spells_it(client: httpx.Client, proto: str, re
     problem = refusal(client, f"INVALID_ARGUMENT:FIELD_INVALID:{proto}").json()
     assert problem["field"] == rest
     assert problem["errors"][0]["field"] == rest
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("capture_method must be one of these.", "captureMethod must be one of these."),
+        ("Send `off_session`, capture_method.", "Send `offSession`, captureMethod."),
+        ("amount.minor_units is 0", "amount.minorUnits is 0"),
+        # A processor's code and a caller's own words are no fields of ours.
+        ("The code is insufficient_funds.", "The code is insufficient_funds."),
+        ("my_capture_method, capture_methods", "my_capture_method, capture_methods"),
+        ("CAPTURE_METHOD_MANUAL", "CAPTURE_METHOD_MANUAL"),
+    ],
+)
+def test_texts_spell_fields_as_rest_does(client: httpx.Client, said: str, told: str) -> None:
+    problem = refusal(client, f"INVALID_ARGUMENT:FIELD_INVALID:capture_method:{said}").json()
+    assert problem["detail"] == problem["remedy"] == problem["errors"][0]["detail"] == told
 
 
 @pytest.mark.parametrize(

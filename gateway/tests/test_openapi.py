@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,18 +16,20 @@ from google.protobuf import descriptor_pool, json_format, message_factory
 
 from smartpay_gateway.contract import Contract, ContractError, Method, read_contract
 from smartpay_gateway.examples import EXAMPLES
+from smartpay_gateway.json_schemas import express
 from smartpay_gateway.openapi import openapi
 from smartpay_gateway.templates import PUBLIC
 from smartpay_gateway.topology import SERVICES
 
 DESCRIPTORS = Path(__file__).parents[2] / "protos" / "gen" / "smartpay.binpb"
-HOUSES = ("assistant", "fraud", "payments", "rewards", "router")
+STUBS = DESCRIPTORS.parent / "smartpay"
 
 
 @pytest.fixture(scope="module")
 def contract() -> Contract:
-    for house in HOUSES:
-        importlib.import_module(f"smartpay.{house}.v1.{house}_pb2")
+    # Their messages are looked up by name.
+    for stub in STUBS.glob("*/v1/*_pb2.py"):
+        importlib.import_module(f"smartpay.{stub.parent.parent.name}.v1.{stub.stem}")
     return read_contract(DESCRIPTORS, SERVICES)
 
 
@@ -47,6 +50,12 @@ def operations(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def operation_of(document: Mapping[str, Any], operation_id: str) -> dict[str, Any]:
     (found,) = (o for o in operations(document).values() if o["operationId"] == operation_id)
     return found
+
+
+def rpc_of(operation: Mapping[str, Any]) -> str:
+    """Names an operation's rpc; a second route of it is named by what it fixes, too."""
+    name: str = operation["operationId"].partition("By")[0]
+    return name.lower()
 
 
 def schema(document: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -75,7 +84,9 @@ def test_every_rest_route_is_described_and_no_other(
     contract: Contract, document: dict[str, Any]
 ) -> None:
     served = {
-        f"{b.verb} {b.path}".replace("_id}", "Id}") for m in contract.methods for b in m.bindings
+        f"{b.verb} {re.sub(r'_([a-z])(?=[a-z_]*})', lambda m: m[1].upper(), b.path)}"
+        for m in contract.with_token()
+        for b in m.bindings
     }
     described = {
         f"{verb} {server['url'].rstrip('/')}{path}"
@@ -93,7 +104,7 @@ def test_every_operation_asks_for_its_scope_or_a_token_with_it(
     by_name = {m.name.rpartition(".")[2].lower(): m for m in contract.methods}
     known = document["components"]["securitySchemes"]["oauth2"]["flows"]["clientCredentials"]
     for operation in operations(document).values():
-        scope = by_name[operation["operationId"].lower()].scope
+        scope = by_name[rpc_of(operation)].scope
         assert operation["security"] == [{"oauth2": [scope]}, {"token": []}]
         assert scope in known["scopes"]
 
@@ -104,7 +115,7 @@ def test_the_key_is_asked_for_where_the_contract_requires_it(
     key = {"$ref": "#/components/parameters/IdempotencyKey"}
     by_name = {m.name.rpartition(".")[2].lower(): m for m in contract.methods}
     for operation in operations(document).values():
-        required = by_name[operation["operationId"].lower()].idempotency_key
+        required = by_name[rpc_of(operation)].idempotency_key
         assert (key in operation["parameters"]) is required
         success = next(s for s in operation["responses"] if s.startswith("2"))
         headers = operation["responses"][success]["headers"]
@@ -129,7 +140,7 @@ def test_other_input_under_a_key_or_id_is_told_and_so_is_what_is_not_there(
     reused = {o["operationId"] for o in operations(document).values() if "422" in o["responses"]}
     assert {"createPayment", "cancelPayment", "grant"} < reused  # by their keys
     assert {"score", "scoreBatch", "recordOutcome"} < reused  # by the ids in their bodies
-    assert not {"ask", "chat", "confirmPayment", "getPayment", "listPayments"} & reused
+    assert not {"ask", "chat", "getPayment", "listPayments"} & reused
     assert "404" in operation_of(document, "grant")["responses"]
     assert "404" not in operation_of(document, "listPayments")["responses"]
 
@@ -143,7 +154,7 @@ def test_requests_are_closed_and_answers_open(document: dict[str, Any]) -> None:
 
 def test_the_rules_of_the_contract_are_in_the_schemas(document: dict[str, Any]) -> None:
     request = schema(document, "CreatePaymentRequest")
-    assert request["required"] == ["amount", "instrument", "captureMethod"]
+    assert {"amount", "captureMethod"} <= set(request["required"])
     assert request["properties"]["merchantOrderId"]["maxLength"] == 64
     assert request["properties"]["decisionId"]["pattern"].startswith("^dec_")
     metadata = request["properties"]["metadata"]
@@ -152,12 +163,39 @@ def test_the_rules_of_the_contract_are_in_the_schemas(document: dict[str, Any]) 
         {"minLength": 1, "maxLength": 40},
     )
     assert metadata["additionalProperties"]["maxLength"] == 200
-    # A rule in CEL is told in words.
-    assert "from 1 to 99999999 minor units" in request["properties"]["amount"]["description"]
+    # A rule in CEL is told in words, and in the schema what a schema can say.
+    amount = request["properties"]["amount"]
+    assert "from 1 to 99999999 minor units" in amount["description"]
+    assert amount["properties"] == {"minorUnits": {"minimum": 1, "maximum": 99999999}}
+    capture = schema(document, "MerchantSettingsInput")["properties"]["captureMethod"]
+    assert capture["enum"] == ["CAPTURE_METHOD_AUTOMATIC", "CAPTURE_METHOD_MANUAL"]
+    token = schema(document, "ProcessorTokenInput")["properties"]
+    assert token["processorAccountId"]["pattern"].startswith("^pac_")
+    currencies = schema(document, "MoneyInput")["properties"]["currencyCode"]["enum"]
+    assert {"USD", "JPY", "USDC", "SOL"} < set(currencies)
     risk = schema(document, "DecideRequest")["properties"]["risk"]
     assert (risk["minimum"], risk["maximum"]) == (0, 1)
     tokens = schema(document, "InstrumentInput")["properties"]["tokens"]
     assert (tokens["minItems"], tokens["maxItems"]) == (1, 8)
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ("this.minor_units > 0 && this.minor_units < 9", ("exclusiveMinimum", "exclusiveMaximum")),
+        ("this.minor_units >= -1 && this.currency_code != 'X'", ("minimum",)),
+        ("this.minor_units >= 1 || this.minor_units <= 9 && this.minor_units <= 5", ()),
+        ("this.minor_units >= 1 ? this.minor_units <= 9 : true", ()),
+        ("!(this.minor_units >= 1)", ()),
+    ],
+)
+def test_of_a_rule_in_cel_a_schema_says_what_holds_by_itself(
+    contract: Contract, rule: str, said: tuple[str, ...]
+) -> None:
+    (create,) = (m for m in contract.methods if m.name.endswith(".CreatePayment"))
+    schema: dict[str, Any] = {}
+    express(rule, schema, create.request.fields_by_name["amount"])
+    assert tuple(schema.get("properties", {}).get("minorUnits", {})) == said
 
 
 def test_a_64_bit_integer_is_a_text_and_in_requests_also_a_number(document: dict[str, Any]) -> None:
@@ -186,7 +224,7 @@ def test_what_the_path_names_is_not_asked_for_in_the_body(document: dict[str, An
 def test_filters_and_pages_are_query_parameters(document: dict[str, Any]) -> None:
     parameters = operation_of(document, "listPayments")["parameters"]
     query = {p["name"]: p for p in parameters if p.get("in") == "query"}
-    assert query.keys() == {"pageSize", "pageToken", "status"}
+    assert {"pageSize", "pageToken", "status"} <= query.keys()
     assert query["pageToken"]["schema"]["maxLength"] == 512
 
 
@@ -209,7 +247,7 @@ def test_every_reason_is_in_the_catalogue_with_its_meaning(
 
 def test_every_example_passes_the_rules_of_the_contract(contract: Contract) -> None:
     pool = descriptor_pool.Default()
-    served = {m.name: m for m in contract.methods if m.bindings}
+    served = {m.name: m for m in contract.with_token() if m.bindings}
     assert EXAMPLES.keys() == served.keys()
     for name, example in EXAMPLES.items():
         descriptor = pool.FindMessageTypeByName(served[name].request.full_name)

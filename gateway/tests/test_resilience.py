@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import grpc
 import httpx
 import jwt
 import pytest
+from cryptography import x509
 
 from smartpay.payments.v1 import payments_pb2, payments_pb2_grpc
-from smartpay_gateway.certificates import rotate
-from smartpay_gateway.testing import PAYMENT_ID, READY_SECONDS, Edge, Mesh, free_port
+from smartpay_gateway import certificates
+from smartpay_gateway.certificates import (
+    authority_of,
+    create_authority,
+    issue_leaf,
+    place,
+    rotate,
+    rotate_authority,
+)
+from smartpay_gateway.testing import PAYMENT_ID, READY_SECONDS, Envoy, Mesh, free_port
+from smartpay_gateway.testing.attacks import Place, as_peer
+from smartpay_gateway.topology import EDGE, SERVICES
 
 GET = f"/payments/{PAYMENT_ID}"
 SLOW = "/payments/slow"
@@ -63,13 +77,16 @@ class Load:
             running.result()
 
 
-def test_ten_rotations_under_load_fail_no_call(mesh: Mesh) -> None:
-    # A connection for every few calls at every hop, so that each certificate is shaken hands on.
-    hop = (
-        '"typedExtensionProtocolOptions": {',
-        '"maxRequestsPerConnection": 5, "typedExtensionProtocolOptions": {',
-    )
-    serials: set[str] = set()
+# A connection for every few calls at every hop, so that each certificate is shaken hands on.
+HOP = (
+    '"typedExtensionProtocolOptions": {',
+    '"maxRequestsPerConnection": 5, "typedExtensionProtocolOptions": {',
+)
+
+
+@contextlib.contextmanager
+def both_ways(mesh: Mesh) -> Iterator[tuple[Load, Load, list[Envoy]]]:
+    """Calls without end through an edge, and from service to service."""
 
     def rest() -> bool:
         with edge.rest(**bearer(mesh)) as client:
@@ -82,30 +99,114 @@ def test_ten_rotations_under_load_fail_no_call(mesh: Mesh) -> None:
             return True
         return False
 
-    path = f"unix:{mesh.folder / 'rewards.egress'}"
+    def change(template: str) -> str:
+        assert HOP[0] in template
+        return template.replace(*HOP)
+
     with (
-        mesh.plain_edge(hop) as edge,
-        grpc.insecure_channel(path, [("grpc.default_authority", "egress")]) as egress,
+        mesh.plain_edge(HOP) as edge,
+        mesh.beside("sidecar-rewards", change) as rewards,
+        grpc.insecure_channel(
+            f"unix:{rewards.egress}", [("grpc.default_authority", "egress")]
+        ) as egress,
         Load(rest, 2) as through_the_edge,
         Load(service, 2) as between_services,
     ):
+        yield through_the_edge, between_services, [edge, rewards]
+
+
+def served(envoy: Envoy) -> list[tuple[set[str], set[str]]]:
+    """Lists the certificate of each of an Envoy's own identities and the CAs it trusts with it."""
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(envoy.admin_socket))) as admin:
+        entries = admin.get("http://admin/certs").json()["certificates"]
+
+    def serials(entry: Mapping[str, Any], name: str) -> set[str]:
+        return {one["serial_number"] for one in entry.get(name, [])}
+
+    return [
+        (serials(entry, "cert_chain"), serials(entry, "ca_cert"))
+        for entry in entries
+        if entry.get("cert_chain")
+    ]
+
+
+def serials_in(path: Path) -> set[str]:
+    """Reads the serial numbers of a file's certificates, as Envoy prints them."""
+    numbers = [c.serial_number for c in x509.load_pem_x509_certificates(path.read_bytes())]
+    return {f"{number:x}".zfill(2 * ((number.bit_length() + 7) // 8)) for number in numbers}
+
+
+def test_ten_rotations_under_load_fail_no_call(mesh: Mesh) -> None:
+    serials: set[str] = set()
+    with both_ways(mesh) as (through_the_edge, between_services, (edge, rewards)):
         for _ in range(ROTATIONS):
             rotate(mesh.folder / "certs", "dev")
             through_the_edge.wait_for(20)
-            serials |= served_serials(edge)
-        connections = edge.counter("cluster.payments.upstream_cx_total")
+            between_services.wait_for(20)
+            serials |= set().union(*(own for own, _ in served(edge)))
+        for envoy in (edge, rewards):
+            assert envoy.counter("cluster.payments.upstream_cx_total") > ROTATIONS
     calls = len(through_the_edge.outcomes) + len(between_services.outcomes)
     print(f"{calls} calls, {ROTATIONS} rotations, 0 failed")
     assert through_the_edge.failed() == []
     assert between_services.failed() == []
     assert len(serials) > ROTATIONS / 2
-    assert connections > ROTATIONS
 
 
-def served_serials(edge: Edge) -> set[str]:
-    with httpx.Client(transport=httpx.HTTPTransport(uds=str(edge.admin_socket))) as admin:
-        entries = admin.get("http://admin/certs").json()["certificates"]
-    return {own["serial_number"] for entry in entries for own in entry.get("cert_chain", [])}
+def test_another_ca_under_load_fails_no_call_and_the_old_one_is_refused(
+    mesh: Mesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = mesh.folder / "certs"
+    now = datetime.datetime.now(datetime.UTC)
+    old = authority_of(folder, now)
+    place(tmp_path, *issue_leaf(old, EDGE, now), old.pem())
+    by_old_ca = as_peer(lambda _: tmp_path)
+    here = Place(mesh)
+    assert by_old_ca(here) == "OK"
+
+    with both_ways(mesh) as (through_the_edge, between_services, beside):
+        envoys = [*beside, *(mesh.own(name) for name in mesh.envoys)]
+
+        def took_over(envoy: Envoy) -> bool:
+            shown = set().union(*(serials_in(folder / s / "tls.crt") for s in (EDGE, *SERVICES)))
+            trusted = serials_in(folder / "ca.crt")
+            # The edge trusts nobody's certificate at its public port.
+            return all(own <= shown and cas in (trusted, set()) for own, cas in served(envoy))
+
+        def settle() -> None:
+            until = time.monotonic() + READY_SECONDS
+            while not all(took_over(envoy) for envoy in envoys):
+                assert time.monotonic() < until, "somebody did not take it over"
+                time.sleep(0.02)
+            through_the_edge.wait_for(20)
+            between_services.wait_for(20)
+
+        def place_slowly(*version: Any) -> None:
+            """Has calls meet every mixture of old and new, as where kubelet swaps the folders."""
+            place(*version)
+            through_the_edge.wait_for(5)
+            between_services.wait_for(5)
+
+        monkeypatch.setattr(certificates, "place", place_slowly)
+        rotate_authority(folder, "dev", settle)
+        settle()
+    assert by_old_ca(here) == "TLSV1_ALERT_UNKNOWN_CA"
+    assert as_peer(EDGE)(here) == "OK"
+    assert through_the_edge.failed() == []
+    assert between_services.failed() == []
+    calls = len(through_the_edge.outcomes) + len(between_services.outcomes)
+    print(f"{calls} calls while the CA was rotated, 0 failed")
+
+
+def test_a_ca_that_is_replaced_without_those_steps_fails_calls(mesh: Mesh) -> None:
+    folder, now = mesh.folder / "certs", datetime.datetime.now(datetime.UTC)
+    other = create_authority(now)
+    with both_ways(mesh) as (through_the_edge, between_services, _):
+        place(folder / "payments", *issue_leaf(other, "payments", now), other.pem())
+        through_the_edge.wait_for(1, good=False)
+        between_services.wait_for(1, good=False)
+        rotate(folder, "dev")
+        through_the_edge.wait_for(20)
 
 
 def test_a_killed_sidecar_is_away_only_until_it_is_back(mesh: Mesh) -> None:
@@ -139,7 +240,7 @@ def test_a_killed_sidecar_is_away_only_until_it_is_back(mesh: Mesh) -> None:
 def test_a_slow_service_opens_its_own_breaker_and_nobody_elses(mesh: Mesh) -> None:
     four = ('"maxRequests": 512', '"maxRequests": 4')
 
-    def at_once(edge: Edge) -> list[int]:
+    def at_once(edge: Envoy) -> list[int]:
         with edge.rest(**bearer(mesh)) as client, ThreadPoolExecutor(12) as pool:
             calls = [pool.submit(client.get, SLOW) for _ in range(12)]
             asked = client.post("/chat:ask", json={"message": "x"}).status_code
@@ -235,7 +336,7 @@ def test_a_collector_that_is_away_costs_no_call_and_no_log_line(mesh: Mesh) -> N
         assert {client.get(GET).status_code for _ in range(100)} == {200}
         assert traced(client)[2] == "01"
         assert edge.wait_for("cluster.otlp.upstream_cx_connect_fail") > 0
-        assert (mesh.folder / f"{edge.admin_socket.stem}.log").read_text() == ""
+        assert edge.log.read_text() == ""
     with mesh.rest(**bearer(mesh)) as client:
         assert traced(client)[2] == "00"
 

@@ -22,7 +22,7 @@ import pytest
 from smartpay_gateway.browsers import READ_BY_PAGES
 from smartpay_gateway.pages import CONTENT_SECURITY_POLICY, DOCS_PAGE, SCRIPT
 from smartpay_gateway.templates import PUBLIC, load
-from smartpay_gateway.testing import PAYMENT_ID, Edge, Mesh
+from smartpay_gateway.testing import PAYMENT_ID, Envoy, Mesh
 
 SCOPES = "smartpay/payments.write smartpay/payments.read smartpay/payments.refund smartpay/chat"
 # dist/browser/standalone.js of @scalar/api-reference 1.72.1, as published.
@@ -307,7 +307,7 @@ def test_rest_hears_nothing_of_grpc(mesh: Mesh, path: str, body: bytes) -> None:
 
 
 @contextlib.contextmanager
-def hurried(mesh: Mesh) -> Iterator[Edge]:
+def hurried(mesh: Mesh) -> Iterator[Envoy]:
     """Runs an edge whose deadline for reading a payment is shorter than the slow service."""
     five, short = '"5s"', '"0.2s"'
     assert five in load("edge-plaintext")

@@ -75,13 +75,13 @@ def test_every_method_states_access_deadline_repeatability_and_route(
 ) -> None:
     options = method.GetOptions()
     access = options.Extensions[access_pb2.access]
-    assert access.scope or access.callers
+    assert access.scope or access.callers or access.signed
     assert access.deadline.seconds > 0
     assert options.idempotency_level != descriptor_pb2.MethodOptions.IDEMPOTENCY_UNKNOWN
     route = options.Extensions[HTTP]
     bindings = [route, *route.additional_bindings]
     paths = [b.get or b.post for b in bindings if b.get or b.post]
-    if access.scope:
+    if access.scope or access.signed:
         assert len(paths) == 2
         assert paths[1] == f"/v1{paths[0]}"
     else:

@@ -292,7 +292,7 @@ async def test_lists_page_newest_first_and_filter_by_creation_time(
 
 async def test_an_endpoint_the_sandbox_lacks_is_not_found(sandbox: StripeSandbox) -> None:
     with pytest.raises(stripe.InvalidRequestError) as refused:
-        await sandbox.client().v1.customers.create_async({})
+        await sandbox.client().v1.coupons.create_async({})
     assert refused.value.http_status == 404
 
 

@@ -22,10 +22,14 @@ class Edge:
     def __init__(self, mesh: Mesh) -> None:
         self.mesh = mesh
         merchants = json.loads(mesh.run.merchants.read_text())["merchants"]
-        self.accounts = [a["processor_account_id"] for a in merchants[0]["processor_accounts"]]
-        self.other_accounts = [
-            a["processor_account_id"] for a in merchants[1]["processor_accounts"]
-        ]
+        self.accounts, self.other_accounts = (
+            [
+                a["processor_account_id"]
+                for a in m["processor_accounts"]
+                if a["processor"] == "stripe"
+            ]
+            for m in merchants
+        )
 
     def session(
         self, token: str | None = None, **headers: str

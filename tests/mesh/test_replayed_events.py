@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from smartpay_sandbox.chaos import dump
+from smartpay_sandbox.chaos_mesh import dump
 from smartpay_sandbox.launcher import Mesh
 
 if TYPE_CHECKING:

@@ -2,7 +2,8 @@
 
 It gets what makes FastAPI fast: uvloop, httptools, async dependencies alone, the signing key kept
 once parsed, answers written by pydantic, a pure ASGI middleware, a buffered log. It is spared what
-our edge does besides: repeated JSON keys, query parameters, gzip, CORS, breakers and retries.
+our edge does besides: repeated JSON keys, query parameters, gzip, CORS. Breakers and retries
+it has where BENCH_UPSTREAM is the socket of a sidecar of its own.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class Settings:
     port: int = int(os.environ["BENCH_PORT"])
     certificates: Path = Path(os.environ["BENCH_CERTIFICATES"])
     upstream: str = os.environ["BENCH_UPSTREAM"]
+    """Host and port to call by mutual TLS, or the socket of an own sidecar that does."""
     upstream_name: str = os.environ["BENCH_UPSTREAM_NAME"]
     issuer: str = os.environ["BENCH_ISSUER"]
     keys: str = os.environ["BENCH_KEYS"]
@@ -294,7 +296,17 @@ async def unfit(_: Request, error: RequestValidationError) -> JSONResponse:
 
 @asynccontextmanager
 async def connected(_: FastAPI) -> AsyncIterator[None]:
-    """Holds one channel to the service's sidecar, with the edge's own certificate."""
+    """Holds one channel to the service."""
+    async with channel() as opened:
+        upstream["fraud"] = fraud_pb2_grpc.FraudServiceStub(opened)
+        yield
+
+
+def channel() -> grpc.aio.Channel:
+    """Opens the channel with the edge's certificate, or to an own sidecar, which has it."""
+    if settings.upstream.startswith("unix:"):
+        authority = ("grpc.default_authority", settings.upstream_name)
+        return grpc.aio.insecure_channel(settings.upstream, [authority])
     folder = settings.certificates
     credentials = grpc.ssl_channel_credentials(
         (folder / "ca.crt").read_bytes(),
@@ -303,9 +315,7 @@ async def connected(_: FastAPI) -> AsyncIterator[None]:
     )
     # grpcio checks names, not SPIFFE ids.
     name = ("grpc.ssl_target_name_override", settings.upstream_name)
-    async with grpc.aio.secure_channel(settings.upstream, credentials, [name]) as channel:
-        upstream["fraud"] = fraud_pb2_grpc.FraudServiceStub(channel)
-        yield
+    return grpc.aio.secure_channel(settings.upstream, credentials, [name])
 
 
 def gateway() -> FastAPI:

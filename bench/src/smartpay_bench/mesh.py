@@ -20,14 +20,16 @@ from smartpay_bench.h2load import CALLERS, Load, LoadError, require_h2load, run_
 from smartpay_bench.paths import PathError, Route, running_paths
 
 ROUNDS = 6
-"""Enough for a median on a machine that is never quite calm; four paths rotate through them."""
+"""Enough for a median on a machine that is never quite calm; six paths rotate through them."""
 ROUND_SECONDS = 4
 """One path in one round: hundreds of ticks of CPU, thousands of calls."""
 WARM_UP_SECONDS = 2
 """Before the first round, for each path: connections, caches, JIT of Lua."""
 TARGETS = {"edge_vs_grpc": 0.45, "edge_vs_fastapi": 3.0, "sidecars_vs_grpc": 0.7}
 """The least each ratio of rates should be."""
-PLAIN, SIDECARS, EDGE, RIVAL = "plain gRPC", "two sidecars", "our edge", "FastAPI"
+PLAIN, SIDECARS = "plain gRPC", "two sidecars"
+EDGE, EDGE_HTTP2 = "our edge", "our edge, HTTP/2"
+RIVAL, MESHED_RIVAL = "FastAPI", "FastAPI+sidecar"
 
 
 @dataclass(frozen=True)
@@ -99,12 +101,15 @@ def summary(results: Mapping[str, Sequence[Result]]) -> dict[str, object]:
         "edge_vs_grpc": ratio(results, EDGE, PLAIN),
         "edge_vs_fastapi": ratio(results, EDGE, RIVAL),
         "sidecars_vs_grpc": ratio(results, SIDECARS, PLAIN),
+        "edge_http2_vs_grpc": ratio(results, EDGE_HTTP2, PLAIN),
+        "edge_vs_fastapi_sidecar": ratio(results, EDGE, MESHED_RIVAL),
     }
     paths = {name: _medians(found) for name, found in results.items()}
     return {
         **ratios,
         "edge_cpu_us": paths[EDGE]["cpu_us"],
         "fastapi_cpu_us": paths[RIVAL]["cpu_us"],
+        "fastapi_sidecar_cpu_us": paths[MESHED_RIVAL]["cpu_us"],
         "targets": TARGETS,
         "missed": [name for name, least in TARGETS.items() if ratios[name] < least],
         "paths": paths,
@@ -136,13 +141,13 @@ def _medians(found: Sequence[Result]) -> dict[str, object]:
 
 def table(said: Mapping[str, object]) -> str:
     """Shows the summary to people."""
-    lines = [f"{'path':<14}{'calls/s':>9}{'p50 ms':>9}{'p99 ms':>9}{'CPU us':>9}   of which"]
+    lines = [f"{'path':<18}{'calls/s':>9}{'p50 ms':>9}{'p99 ms':>9}{'CPU us':>9}   of which"]
     paths = said["paths"]
     assert isinstance(paths, dict)
     for name, path in paths.items():
         parts = ", ".join(f"{k} {v:.0f}" for k, v in path["cpu_us_by_process"].items())
         lines.append(
-            f"{name:<14}{path['rate']:>9.0f}{path['p50_ms']:>9.1f}{path['p99_ms']:>9.1f}"
+            f"{name:<18}{path['rate']:>9.0f}{path['p50_ms']:>9.1f}{path['p99_ms']:>9.1f}"
             f"{path['cpu_us']:>9.0f}   {parts}"
         )
     lines.append("")

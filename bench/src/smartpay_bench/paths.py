@@ -1,4 +1,4 @@
-"""The four paths to one service, all up at once: plain, sidecars, our edge, a FastAPI gateway."""
+"""The paths to one service, all up at once: plain, sidecars, our edge, FastAPI gateways."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import grpc
 import httpx
@@ -29,7 +30,22 @@ TOKEN_SECONDS = 3600
 """Longer than any run: the tokens of one run are the same."""
 ROOT = Path(__file__).resolve().parents[3]
 RIVAL_PYTHON = ROOT / ".venv-bench" / "bin" / "python"
+RIVALS = ("fastapi", "fastapi with sidecar")
 SOURCES = (ROOT / "bench" / "src", ROOT / "protos" / "gen")
+
+
+def gateway_egress(template: str) -> str:
+    """Makes a gateway's own sidecar out of payments': its egress alone, which lets the user pass.
+
+    Retries, breakers, outlier detection and mutual TLS stay as every service has them.
+    """
+    document: dict[str, Any] = json.loads(template)
+    resources = document["staticResources"]
+    egress, ops = (x for x in resources["listeners"] if x["name"] in ("egress", "ops"))
+    manager = egress["filterChains"][0]["filters"][0]["typedConfig"]
+    manager["routeConfig"]["requestHeadersToRemove"].remove("x-jwt-payload")
+    resources["listeners"] = [egress, ops]
+    return json.dumps(document)
 
 
 class PathError(Exception):
@@ -59,7 +75,7 @@ class Paths:
 
     mesh: Mesh
     plain_port: int
-    rival_port: int
+    rival_ports: dict[str, int]
     pids: dict[str, int] = field(default_factory=dict)
     started: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
@@ -78,8 +94,11 @@ class Paths:
             trust_env=False,
         )
 
-    def start_rival(self, certificates: Path, port: int) -> int:
-        """Starts a FastAPI gateway with a folder of certificates and answers its process id."""
+    def start_rival(self, certificates: Path, port: int, upstream: str = "") -> int:
+        """Starts a FastAPI gateway with a folder of certificates and answers its process id.
+
+        It calls fraud's Envoy by mutual TLS, or `upstream`, the socket of its own sidecar.
+        """
         values = self.mesh.values
         keys = f"http://{values['JWKS_HOST']}:{values['JWKS_PORT']}{values['JWKS_PATH']}"
         return self._start(
@@ -87,13 +106,13 @@ class Paths:
             *("-m", "smartpay_bench.fastapi_gateway"),
             BENCH_PORT=str(port),
             BENCH_CERTIFICATES=str(certificates),
-            BENCH_UPSTREAM=f"127.0.0.1:{self.mesh.ports['fraud']}",
+            BENCH_UPSTREAM=upstream or f"127.0.0.1:{self.mesh.ports['fraud']}",
             BENCH_UPSTREAM_NAME=server_name("fraud"),
             BENCH_ISSUER=values["ISSUER"],
             BENCH_KEYS=keys,
             BENCH_CLIENTS=values["CLIENT_IDS"],
             BENCH_CALLS_PER_SECOND=str(CALLS_PER_SECOND),
-            BENCH_ACCESS_LOG=str(self.mesh.folder / "rival.access.log"),
+            BENCH_ACCESS_LOG=str(self.mesh.folder / f"rival-{port}.access.log"),
         )
 
     def start_service(self) -> int:
@@ -120,29 +139,31 @@ class Paths:
         self.mesh.stop()
 
     def routes(self) -> tuple[Route, ...]:
-        """Lists the four paths, each called once and found to answer right."""
+        """Lists the paths, each called once and found to answer right."""
         folder = self.mesh.folder
         (folder / "request.bin").write_bytes(framed(REQUEST.SerializeToString()))
         (folder / "request.json").write_text(json.dumps(BODY))
         egress = folder / "payments.egress"
-        service, sidecar, caller, edge, rival = (
+        service, sidecar, caller, edge, its_sidecar = (
             {name: self.pids[name]}
-            for name in ("service", "fraud sidecar", "payments sidecar", "edge", "fastapi")
+            for name in ("service", "fraud sidecar", "payments sidecar", "edge", "gateway sidecar")
         )
+        rival, meshed_rival = ({"fastapi": self.pids[name]} for name in RIVALS)
         framed_bytes = len(framed(ANSWER.SerializeToString()))
         # A service holds one channel to a peer; REST clients hold a connection per call in flight.
         native = (
             *("-c1", f"-m{CALLERS}", f"-d{folder / 'request.bin'}"),
             *("-H", "content-type: application/grpc", "-H", "te: trailers"),
         )
-        rest = (
-            *("--h1", f"-c{CALLERS}", f"-d{folder / 'request.json'}"),
-            *("-H", "content-type: application/json"),
+        json_call = (
+            *(f"-d{folder / 'request.json'}", "-H", "content-type: application/json"),
             *("-H", f"authorization: Bearer {self.token()}"),
         )
+        rest = ("--h1", f"-c{CALLERS}", *json_call)
         self._check_native(f"127.0.0.1:{self.plain_port}")
         self._check_native(f"unix:{egress}")
         edge_port = self.mesh.edge_port
+        rival_port, meshed_rival_port = (self.rival_ports[name] for name in RIVALS)
         return (
             Route(
                 "plain gRPC",
@@ -163,10 +184,22 @@ class Paths:
                 self._check_rest(edge_port),
             ),
             Route(
+                "our edge, HTTP/2",
+                ("-c1", f"-m{CALLERS}", *json_call, f"https://127.0.0.1:{edge_port}{ROUTE}"),
+                {**service, **sidecar, **edge},
+                self._check_rest(edge_port),
+            ),
+            Route(
                 "FastAPI",
-                (*rest, f"https://127.0.0.1:{self.rival_port}{ROUTE}"),
+                (*rest, f"https://127.0.0.1:{rival_port}{ROUTE}"),
                 {**service, **sidecar, **rival},
-                self._check_rest(self.rival_port),
+                self._check_rest(rival_port),
+            ),
+            Route(
+                "FastAPI+sidecar",
+                (*rest, f"https://127.0.0.1:{meshed_rival_port}{ROUTE}"),
+                {**service, **sidecar, **meshed_rival, **its_sidecar},
+                self._check_rest(meshed_rival_port),
             ),
         )
 
@@ -214,7 +247,7 @@ def running_paths() -> Iterator[Paths]:
     if not RIVAL_PYTHON.exists():
         raise PathError("The rival has no environment: run it by `make bench-mesh`.")
     mesh = new_mesh()
-    paths = Paths(mesh, plain_port=free_port(), rival_port=free_port())
+    paths = Paths(mesh, plain_port=free_port(), rival_ports={name: free_port() for name in RIVALS})
     try:
         paths.pids["service"] = paths.start_service()
         for service in ("fraud", "payments"):
@@ -222,7 +255,13 @@ def running_paths() -> Iterator[Paths]:
             paths.pids[f"{service} sidecar"] = mesh.envoys[service].pid
         mesh.start("edge", "edge", CLIENT_CALLS=str(CALLS_PER_SECOND))
         paths.pids["edge"] = mesh.envoys["edge"].pid
-        paths.pids["fastapi"] = paths.start_rival(mesh.folder / "certs" / "edge", paths.rival_port)
+        certificates = mesh.folder / "certs" / "edge"
+        mesh.start(
+            "sidecar-payments", "gateway", gateway_egress, CERTIFICATE_FOLDER=str(certificates)
+        )
+        paths.pids["gateway sidecar"] = mesh.envoys["gateway"].pid
+        for name, upstream in zip(RIVALS, ("", f"unix:{mesh.folder}/gateway.egress"), strict=True):
+            paths.pids[name] = paths.start_rival(certificates, paths.rival_ports[name], upstream)
         yield paths
     finally:
         paths.stop()

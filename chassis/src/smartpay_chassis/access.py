@@ -22,6 +22,8 @@ class Rule:
     deadline_seconds: float
     idempotency_key: bool
     across_merchants: bool
+    signed: bool
+    """The body carries its own proof; the call has no merchant, and its handler checks."""
     request_type: type
 
     def admit(self, caller: str) -> None:
@@ -39,7 +41,7 @@ def rules_of(services: Iterable[ServiceDescriptor]) -> dict[str, Rule]:
     """Reads the rules of all methods by gRPC path.
 
     Raises:
-        ValueError: a method states no rule or no deadline.
+        ValueError: a method states no rule or no deadline, or is signed and asks for more.
     """
     rules: dict[str, Rule] = {}
     for service in services:
@@ -47,7 +49,10 @@ def rules_of(services: Iterable[ServiceDescriptor]) -> dict[str, Rule]:
             options = method.GetOptions()
             access = options.Extensions[access_pb2.access]
             deadline = access.deadline.seconds + access.deadline.nanos / 1e9
-            callers = frozenset(access.callers) | ({EDGE} if access.scope else frozenset())
+            if access.signed and (access.scope or access.callers or access.idempotency_key):
+                raise ValueError(f"{method.full_name} is signed, so nothing else may be asked")
+            outside = {EDGE} if access.scope or access.signed else frozenset[str]()
+            callers = frozenset(access.callers) | outside
             if not callers or deadline <= 0:
                 raise ValueError(f"{method.full_name} states no callers or no deadline")
             rules[f"/{service.full_name}/{method.name}"] = Rule(
@@ -56,6 +61,7 @@ def rules_of(services: Iterable[ServiceDescriptor]) -> dict[str, Rule]:
                 deadline_seconds=deadline,
                 idempotency_key=access.idempotency_key,
                 across_merchants=access.across_merchants,
+                signed=access.signed,
                 request_type=GetMessageClass(method.input_type),
             )
     return rules

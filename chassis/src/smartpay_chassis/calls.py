@@ -19,7 +19,7 @@ class Call:
     caller: str
     """SPIFFE name of the calling service; "edge" for users."""
     merchant_id: str
-    """The tenant; empty only for methods that serve all merchants."""
+    """The tenant; empty for methods that serve all merchants, or whose body says whom."""
     livemode: bool
     request_id: str
     subject: str

@@ -19,16 +19,20 @@ _PLAIN_WORDS = {
 }
 
 
-def check_request(request: Message) -> None:
+def check_request(request: Message, *, card_numbers: bool = True) -> None:
     """Refuses a request that breaks a rule of the contract or holds a card number.
+
+    Args:
+        request: as it came.
+        card_numbers: False leaves those out, for a signed body that is read and not kept.
 
     Raises:
         Refusal: FIELD_INVALID with every broken rule, or CARD_NUMBER_REFUSED.
     """
     found = _validator.collect_violations(request)
     if found:
-        raise invalid_fields(tuple(_violation(v.proto) for v in found))
-    field = field_with_card_number(request)
+        raise invalid_fields(tuple(_violation(v.proto, request) for v in found))
+    field = field_with_card_number(request) if card_numbers else None
     if field is not None:
         raise Refusal(
             Kind.INVALID_ARGUMENT,
@@ -44,12 +48,16 @@ def warm_up(message_type: type[Message]) -> None:
     _validator.collect_violations(message_type())
 
 
-def _violation(proto: Any) -> Violation:  # noqa: ANN401 - the library's type is private
+def _violation(proto: Any, request: Message) -> Violation:  # noqa: ANN401 - a private type
     path = ""
-    for element in proto.field.elements:
+    for element in proto.field.elements if proto.field is not None else ():
         path += f".{element.field_name}" if path else element.field_name
         subscript = element.subscript
         if subscript is not None and subscript.field == "index":
             path += f"[{subscript.value}]"
     rule = proto.rule_id
+    if not path:
+        # A rule of the whole message has no path; its id begins with the field that is to change.
+        field, _, _ = rule.partition(".")
+        path = field if field in request.DESCRIPTOR.fields_by_name else ""
     return Violation(path, _PLAIN_WORDS.get(rule, proto.message), rule)

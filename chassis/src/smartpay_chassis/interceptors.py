@@ -7,7 +7,7 @@ import contextlib
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import Any, cast
 
 import grpc
@@ -39,6 +39,16 @@ CALLER_CERTIFICATE_METADATA = "x-forwarded-client-cert"
 IDEMPOTENCY_METADATA = "idempotency-key"
 MERCHANT_METADATA = "smartpay-merchant"
 HTTP_STATUS_METADATA = "x-http-status"
+# Metadata that decide who calls, for whom, and whether a repetition is one.
+DECIDING_METADATA = frozenset(
+    {
+        CALLER_CERTIFICATE_METADATA,
+        CLAIMS_METADATA,
+        CONTEXT_METADATA,
+        IDEMPOTENCY_METADATA,
+        MERCHANT_METADATA,
+    }
+)
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _TRACE = re.compile(r"00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _HEALTH = "/grpc.health.v1.Health/"
@@ -152,7 +162,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 call = self._establish(method, rule, context)
                 structlog.contextvars.bind_contextvars(merchant_id=call.merchant_id)
                 set_current_call(call)
-                check_request(request)
+                check_request(request, card_numbers=not rule.signed)
                 yield call
             code = "OK"
         except Exception as error:
@@ -190,7 +200,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def _establish(self, method: str, rule: Rule, context: Context) -> Call:
         """Finds out who calls for whom; raises Refusal when that may not be."""
-        metadata = dict(context.invocation_metadata() or ())
+        metadata = _once_each(context.invocation_metadata() or ())
         remaining = context.time_remaining()
         seconds = min(rule.deadline_seconds, remaining if remaining else rule.deadline_seconds)
         request_id = text_metadata(metadata, REQUEST_ID_METADATA) or str(uuid.uuid4())
@@ -230,7 +240,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 "The call claims to act for somebody its caller may not speak for.",
                 remedy="Send neither token claims nor a request context of your own making.",
             )
-        if rule.across_merchants and call.caller != EDGE:
+        if rule.signed or (rule.across_merchants and call.caller != EDGE):
             return
         if call.caller == EDGE:
             chosen = None
@@ -282,3 +292,19 @@ def _refusal_of(error: Exception) -> Refusal:
         "Something failed on our side.",
         remedy="Repeat the call with the same idempotency key; report the request id if it stays.",
     )
+
+
+def _once_each(metadata: Iterable[tuple[str, str | bytes]]) -> dict[str, str | bytes]:
+    """Reads metadata; refuses what decides something and says two things."""
+    found: dict[str, str | bytes] = {}
+    for name, value in metadata:
+        if name in DECIDING_METADATA and found.get(name, value) != value:
+            raise Refusal(
+                Kind.INVALID_ARGUMENT,
+                "FIELD_INVALID",
+                f"{name} was sent twice, with different values.",
+                remedy=f"Send {name} once.",
+                field=name,
+            )
+        found[name] = value
+    return found

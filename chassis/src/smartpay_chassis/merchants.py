@@ -36,6 +36,9 @@ class ProcessorAccount(BaseModel):
     enabled: bool = True
     secret_file: Path | None = None
     """File with the account's credentials; the processor's default setting when absent."""
+    webhook_secret_file: Path | None = None
+    """File with what its webhooks must be signed with, one per line while one replaces another:
+    Stripe's signing secrets, or the ARNs of Amazon Pay's topics. Without it none is taken."""
 
 
 class Merchant(BaseModel):
@@ -52,8 +55,8 @@ class Merchant(BaseModel):
     """In the merchant's own order, which decides when the router can't be asked."""
     fraud_fail_policy: Literal["open", "closed"] = "closed"
     """What to do with a payment when fraud can't be asked in time: charge it, or block it."""
-    fraud_review_policy: Literal["charge", "block"] = "charge"
-    """What to do with a payment that fraud would rather have reviewed first."""
+    fraud_review_policy: Literal["charge", "block", "hold"] = "charge"
+    """What to do with a payment that fraud would rather have reviewed first: hold asks a person."""
 
     def account(self, processor_account_id: str) -> ProcessorAccount | None:
         """Finds one of the merchant's accounts."""

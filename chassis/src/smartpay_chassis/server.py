@@ -86,7 +86,13 @@ class App:
         )
         server = grpc.aio.server(
             interceptors=(interceptor,),
-            options=[("grpc.max_receive_message_length", self.settings.message_bytes_max)],
+            options=[
+                ("grpc.max_receive_message_length", self.settings.message_bytes_max),
+                # gRPC's own limit of 8 KiB is less than a token of many groups takes, and would
+                # be read as "too many calls".
+                ("grpc.max_metadata_size", self.settings.metadata_bytes_max),
+                ("grpc.absolute_max_metadata_size", self.settings.metadata_bytes_max),
+            ],
         )
         for register, servicer, _ in self._servicers:
             register(servicer, server)

@@ -146,6 +146,11 @@ class ServiceSettings(EnvironmentSettings):
         validation_alias="SMARTPAY_MESSAGE_BYTES_MAX",
         description="Largest gRPC request taken; four times the edge's body limit, for batches.",
     )
+    metadata_bytes_max: int = Field(
+        default=65_536,
+        validation_alias="SMARTPAY_METADATA_BYTES_MAX",
+        description="Metadata of one call; twice what the edge takes, for what it adds.",
+    )
     concurrent_calls_max: int = Field(
         default=1024,
         validation_alias="SMARTPAY_CONCURRENT_CALLS_MAX",

@@ -202,6 +202,22 @@ class Assessment:
 
 
 @dataclass(frozen=True)
+class Money(WholeUnits):
+    """An amount of one currency in whole minor units.
+
+    Never a float, never without its currency.
+
+    Attributes:
+        minor_units: Whole minor units of the currency: 1999 is 19.99 USD or 1999 JPY. JSON prints
+            it as a string ("1999") and takes a string or a number.
+        currency_code: ISO 4217 code in capitals ("USD"), or USDC (6 decimals) or SOL (9 decimals).
+    """
+
+    minor_units: int = 0
+    currency_code: str = ""
+
+
+@dataclass(frozen=True)
 class ScoreBatchResponse:
     """Several scores.
 
@@ -228,6 +244,136 @@ class Label(Word, prefix="LABEL_"):
     FRAUD = "FRAUD"
 
 
+@dataclass(frozen=True)
+class AuditChange:
+    """One field's change.
+
+    Secrets and personal data are never among them.
+
+    Attributes:
+        field: The field, for instance "status" or "fees.USD".
+        before: Its value before; empty when there was none.
+        after: Its value after; empty when there is none.
+    """
+
+    field: str = ""
+    before: str = ""
+    after: str = ""
+
+
+@dataclass(frozen=True)
+class AuditRecord:
+    """One change, and who made it.
+
+    Attributes:
+        audit_id: Our id: aud_, the cell, 24 characters.
+        time: When it was made.
+        actor: Who made it: the subject of the token (a client or a person), "service:<name>" for
+            another service, or "system:<work>" for our own, for instance "system:recovery".
+        action: What was done: the method, for instance "MerchantsService.UpdateMerchant".
+        subject_id: To what: the id of the payment, account or other thing.
+        request_id: The request id of the call, to find it in all logs; empty when there was no
+            call.
+        changes: What changed, in the order of the fields' names.
+    """
+
+    audit_id: str = ""
+    time: datetime | None = None
+    actor: str = ""
+    action: str = ""
+    subject_id: str = ""
+    request_id: str = ""
+    changes: tuple[AuditChange, ...] = ()
+
+
+@dataclass(frozen=True)
+class ListAuditRecordsResponse:
+    """A page of audit records.
+
+    Attributes:
+        records: The records, newest first.
+        next_page_token: Ask with it for the next page; empty at the end.
+    """
+
+    records: tuple[AuditRecord, ...] = ()
+    next_page_token: str = ""
+
+
+@dataclass(frozen=True)
+class Customer:
+    """A customer of the merchant.
+
+    Attributes:
+        customer_id: The merchant's own id, or ours: cus_, the cell, 24 characters. Unique per
+            merchant.
+        email: The e-mail address.
+        name: The name.
+        metadata: The merchant's own pairs.
+        default_instrument_id: The saved instrument that the customer prefers; empty when there is
+            none.
+        create_time: When it was saved.
+        update_time: When it last changed.
+        etag: Changes with every change of the customer; UpdateCustomer asks for it.
+    """
+
+    customer_id: str = ""
+    email: str = ""
+    name: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    default_instrument_id: str = ""
+    create_time: datetime | None = None
+    update_time: datetime | None = None
+    etag: str = ""
+
+
+@dataclass(frozen=True)
+class ListCustomersResponse:
+    """A page of customers.
+
+    Attributes:
+        customers: The customers, newest first.
+        next_page_token: Ask with it for the next page; empty at the end.
+    """
+
+    customers: tuple[Customer, ...] = ()
+    next_page_token: str = ""
+
+
+class ErasureState(Word, prefix="STATE_"):
+    """How far it is.
+
+    Values may be added.
+
+    Attributes:
+        UNSPECIFIED: Not stated.
+        RUNNING: At work, or waiting for payments that are still on their way.
+        DONE: Done; nothing personal is left.
+    """
+
+    UNSPECIFIED = "UNSPECIFIED"
+    RUNNING = "RUNNING"
+    DONE = "DONE"
+
+
+@dataclass(frozen=True)
+class Erasure:
+    """The removal of what is personal about one customer.
+
+    Attributes:
+        erasure_id: Our id: era_, the cell, 24 characters.
+        state: How far it is.
+        erased_payments: How many payments were erased so far.
+        create_time: When it was asked for.
+        end_time: When it was done.
+    """
+
+    erasure_id: str = ""
+    state: ErasureState = ErasureState.UNSPECIFIED
+    erased_payments: int = 0
+    create_time: datetime | None = None
+    end_time: datetime | None = None
+
+
 class Processor(Word, prefix="PROCESSOR_"):
     """A company that moves the money.
 
@@ -247,22 +393,6 @@ class Processor(Word, prefix="PROCESSOR_"):
 
 
 @dataclass(frozen=True)
-class Money(WholeUnits):
-    """An amount of one currency in whole minor units.
-
-    Never a float, never without its currency.
-
-    Attributes:
-        minor_units: Whole minor units of the currency: 1999 is 19.99 USD or 1999 JPY. JSON prints
-            it as a string ("1999") and takes a string or a number.
-        currency_code: ISO 4217 code in capitals ("USD"), or USDC (6 decimals) or SOL (9 decimals).
-    """
-
-    minor_units: int = 0
-    currency_code: str = ""
-
-
-@dataclass(frozen=True)
 class RankedAccount:
     """One eligible account in a ranking.
 
@@ -273,8 +403,8 @@ class RankedAccount:
         expected_fee: What the account's fee would be.
         score: What it was ranked by: upper bound of success times what is left after the fee, 0 to
             1.
-        propensity: Probability that this account stood first in such a decision, 0 to 1; for off-
-            policy evaluation.
+        propensity: Probability that this account stood first in such a decision, 0 to 1; for
+            off-policy evaluation.
         reasons: Why it stands here, a sentence each. At most 4.
     """
 
@@ -331,6 +461,38 @@ class Decision:
     expire_time: datetime | None = None
 
 
+@dataclass(frozen=True)
+class ProcessorToken:
+    """A token of the instrument at one processor account.
+
+    Never a card number.
+
+    Attributes:
+        processor_account_id: The account that issued the token.
+        token: The processor's own token, for instance Stripe's pm_... 1 to 255 characters.
+    """
+
+    processor_account_id: str = ""
+    token: str = ""
+
+
+@dataclass(frozen=True)
+class Instrument:
+    """One instrument of the payer, as the processor accounts that can charge it know it.
+
+    Tokens are scoped to an account: an account without a token here is not eligible.
+
+    Attributes:
+        tokens: One token per processor account, in no particular order. 1 to 8.
+        fingerprint: What stays the same when the payer uses this instrument again, for instance the
+            processor's card fingerprint. Fraud counts by it; without it the tokens are used. At
+            most 64 characters.
+    """
+
+    tokens: tuple[ProcessorToken, ...] = ()
+    fingerprint: str = ""
+
+
 class Outcome(Word, prefix="OUTCOME_"):
     """What became of one try.
 
@@ -349,6 +511,84 @@ class Outcome(Word, prefix="OUTCOME_"):
     DECLINED = "DECLINED"
     TECHNICAL_FAILURE = "TECHNICAL_FAILURE"
     ABANDONED = "ABANDONED"
+
+
+class DisputeStatus(Word, prefix="STATUS_"):
+    """Where a dispute stands.
+
+    Values may be added.
+
+    Attributes:
+        UNSPECIFIED: Not stated.
+        NEEDS_RESPONSE: Hand in evidence or accept, before evidence_due_time.
+        UNDER_REVIEW: The bank decides.
+        WON: The merchant keeps the money.
+        LOST: The payer keeps the money.
+    """
+
+    UNSPECIFIED = "UNSPECIFIED"
+    NEEDS_RESPONSE = "NEEDS_RESPONSE"
+    UNDER_REVIEW = "UNDER_REVIEW"
+    WON = "WON"
+    LOST = "LOST"
+
+
+@dataclass(frozen=True)
+class Dispute:
+    """A payer's bank that claims captured money back.
+
+    Attributes:
+        dispute_id: Our id: dis_, the cell, 24 characters.
+        payment_id: The payment it claims back.
+        amount: How much.
+        reason: Why, in the processor's word, for instance fraudulent.
+        status: Where it stands.
+        evidence_due_time: Until when evidence counts.
+        processor_dispute_id: The processor's id, for instance dp_...
+        fee: What the processor charges for it.
+        create_time: When we learned of it.
+        update_time: When it last changed.
+    """
+
+    dispute_id: str = ""
+    payment_id: str = ""
+    amount: Money = Money()
+    reason: str = ""
+    status: DisputeStatus = DisputeStatus.UNSPECIFIED
+    evidence_due_time: datetime | None = None
+    processor_dispute_id: str = ""
+    fee: Money = Money()
+    create_time: datetime | None = None
+    update_time: datetime | None = None
+
+
+@dataclass(frozen=True)
+class ListDisputesResponse:
+    """A page of disputes.
+
+    Attributes:
+        disputes: The disputes, newest first.
+        next_page_token: Ask with it for the next page; empty at the end.
+    """
+
+    disputes: tuple[Dispute, ...] = ()
+    next_page_token: str = ""
+
+
+class ExportFormat(Word, prefix="EXPORT_FORMAT_"):
+    """How rows are written.
+
+    Values may be added.
+
+    Attributes:
+        UNSPECIFIED: Not stated; never valid.
+        CSV: RFC 4180 with a header line; amounts are whole minor units, metadata is JSON.
+        JSONL: One JSON object per line, as GET /payments and GET /ledger spell them.
+    """
+
+    UNSPECIFIED = "UNSPECIFIED"
+    CSV = "CSV"
+    JSONL = "JSONL"
 
 
 class PaymentStatus(Word, prefix="STATUS_"):
@@ -385,6 +625,389 @@ class PaymentStatus(Word, prefix="STATUS_"):
     CANCELED = "CANCELED"
 
 
+class SavedTokenStatus(Word, prefix="STATUS_"):
+    """Where a token stands.
+
+    Values may be added.
+
+    Attributes:
+        UNSPECIFIED: Not stated.
+        SETTING_UP: Stored; the processor has not said anything usable yet. ConfirmInstrument asks
+            again.
+        REQUIRES_ACTION: The payer must act: next_action says how; then ConfirmInstrument.
+        READY: Can be charged.
+        FAILED: Refused; failure_code says why.
+        DETACHED: Removed at the processor.
+    """
+
+    UNSPECIFIED = "UNSPECIFIED"
+    SETTING_UP = "SETTING_UP"
+    REQUIRES_ACTION = "REQUIRES_ACTION"
+    READY = "READY"
+    FAILED = "FAILED"
+    DETACHED = "DETACHED"
+
+
+@dataclass(frozen=True)
+class RedirectToUrl:
+    """A page to send the payer to.
+
+    Attributes:
+        url: Where.
+    """
+
+    url: str = ""
+
+
+@dataclass(frozen=True)
+class SolanaPay:
+    """A transfer request of Solana Pay, https://docs.solanapay.com/spec.
+
+    Attributes:
+        url: The request as a solana: address; show it as a QR code or a link. It asks for what is
+            still missing, so show it anew after a transfer of less.
+    """
+
+    url: str = ""
+
+
+@dataclass(frozen=True)
+class AmazonCheckout:
+    """Amazon's page where the payer signs in and agrees.
+
+    Attributes:
+        url: Where.
+    """
+
+    url: str = ""
+
+
+@dataclass(frozen=True)
+class ChooseRail:
+    """Other rails after a decline.
+
+    Attributes:
+        processor_account_ids: Accounts that can charge the payment, best first.
+    """
+
+    processor_account_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class NextAction:
+    """What the payer must do.
+
+    Attributes:
+        redirect_to_url: Send the payer to this address, for instance for 3-D Secure.
+        solana_pay: Show the payer a Solana Pay transfer request.
+        amazon_checkout: Send the payer to Amazon's checkout.
+        choose_rail: Offer the payer another rail; ConfirmPayment charges the one they choose.
+        expire_time: After this moment the payment is canceled.
+    """
+
+    redirect_to_url: RedirectToUrl | None = None
+    solana_pay: SolanaPay | None = None
+    amazon_checkout: AmazonCheckout | None = None
+    choose_rail: ChooseRail | None = None
+    expire_time: datetime | None = None
+
+
+@dataclass(frozen=True)
+class SavedToken:
+    """A token of a saved instrument at one processor account.
+
+    Attributes:
+        processor_account_id: The account that knows the token.
+        processor: Its processor.
+        token: The processor's own token, for instance Stripe's pm_...
+        status: Where it stands.
+        failure_code: Why it was refused, for instance authentication_required; empty otherwise.
+        next_action: What the payer must do; only while the status is requires_action.
+    """
+
+    processor_account_id: str = ""
+    processor: Processor = Processor.UNSPECIFIED
+    token: str = ""
+    status: SavedTokenStatus = SavedTokenStatus.UNSPECIFIED
+    failure_code: str = ""
+    next_action: NextAction | None = None
+
+
+@dataclass(frozen=True)
+class SavedInstrument:
+    """One instrument of a customer, as the accounts that may charge it know it.
+
+    Attributes:
+        instrument_id: Our id: ins_, the cell, 24 characters. POST /pay takes it in place of tokens.
+        customer_id: The saved customer it belongs to.
+        tokens: One per processor account.
+        fingerprint: What stays the same when the payer uses this instrument again.
+        off_session: True when it was to be set up for charges while the payer is away.
+        detached: True once it was removed; it can't be charged any more.
+        create_time: When it was saved.
+        update_time: When it last changed.
+    """
+
+    instrument_id: str = ""
+    customer_id: str = ""
+    tokens: tuple[SavedToken, ...] = ()
+    fingerprint: str = ""
+    off_session: bool = False
+    detached: bool = False
+    create_time: datetime | None = None
+    update_time: datetime | None = None
+
+
+@dataclass(frozen=True)
+class ListInstrumentsResponse:
+    """A customer's instruments.
+
+    Attributes:
+        instruments: The instruments that are not removed, newest first.
+    """
+
+    instruments: tuple[SavedInstrument, ...] = ()
+
+
+@dataclass(frozen=True)
+class Balance:
+    """What one account holds in one currency.
+
+    Attributes:
+        account: The account. Each belongs to the merchant or to one of its processor accounts:
+            "processor:pac_..." what the processor owes, "fees:pac_..." what it keeps,
+            "merchant:mer_..." what is owed to the merchant (a credit, so negative), "hold:pac_..."
+            and "held:mer_..." what is authorized and not yet captured, "disputes:pac_..." and
+            "disputed:mer_..." what open disputes hold back, "overpayments:mer_..." what payers sent
+            too much, "payouts:pac_..." what is on its way to the bank, "rewards:mer_..." and
+            "reward_liability:mer_..." tokens granted. Accounts may be added.
+        amount: Signed minor units: debit positive, credit negative.
+    """
+
+    account: str = ""
+    amount: Money = Money()
+
+
+@dataclass(frozen=True)
+class ListBalancesResponse:
+    """A page of balances.
+
+    Attributes:
+        balances: The balances, by currency and account. All of one currency sum to zero.
+        next_page_token: Ask with it for the next page; empty at the end.
+    """
+
+    balances: tuple[Balance, ...] = ()
+    next_page_token: str = ""
+
+
+@dataclass(frozen=True)
+class LedgerEntry:
+    """One leg of a ledger transaction.
+
+    The legs of one transaction_id sum to zero per currency.
+
+    Attributes:
+        transaction_id: The transaction, unique per payment: what happened, for instance "capture",
+            "refund:ref_..." or, when it changed later, "dispute:dis_...:v7" with the payment's
+            version.
+        account: The account, for instance "processor:pac_..." or "merchant:mer_...".
+        amount: Signed minor units: debit positive, credit negative.
+        post_time: When it was posted.
+        entry_id: Where it stands in the books: counts all entries of the cell. In lists and exports
+            only.
+        payment_id: The payment it belongs to; empty for what concerns an account as a whole, such
+            as a payout. In lists and exports only.
+    """
+
+    transaction_id: str = ""
+    account: str = ""
+    amount: Money = Money()
+    post_time: datetime | None = None
+    entry_id: str = ""
+    payment_id: str = ""
+
+
+@dataclass(frozen=True)
+class ListLedgerEntriesResponse:
+    """A page of ledger entries.
+
+    Attributes:
+        entries: The entries, newest first.
+        next_page_token: Ask with it for the next page; empty at the end.
+    """
+
+    entries: tuple[LedgerEntry, ...] = ()
+    next_page_token: str = ""
+
+
+@dataclass(frozen=True)
+class ProcessorFee:
+    """What a processor takes of a charge in one currency: a share and a fixed part.
+
+    Attributes:
+        currency_code: ISO 4217 code in capitals, or USDC or SOL.
+        basis_points: The share in hundredths of a percent: 290 is 2.9 %. 0 to 10000.
+        fixed_minor_units: The fixed part in minor units of the currency. 0 to 99999999.
+    """
+
+    currency_code: str = ""
+    basis_points: int = 0
+    fixed_minor_units: int = 0
+
+
+@dataclass(frozen=True)
+class WebhookSecret:
+    """A webhook secret, told by its id alone.
+
+    Attributes:
+        webhook_secret_id: Our id of it: whs_, the cell, 24 characters.
+        create_time: When it was added.
+    """
+
+    webhook_secret_id: str = ""
+    create_time: datetime | None = None
+
+
+@dataclass(frozen=True)
+class ProcessorAccount:
+    """One account of the merchant at one processor.
+
+    Secrets are never among the fields.
+
+    Attributes:
+        processor_account_id: Our id: pac_, the cell, 24 characters.
+        processor: The processor.
+        name: What the merchant calls it.
+        fees: What the processor takes, one per currency. It is charged only in these currencies.
+        enabled: False while it takes no new charges.
+        livemode: True for live credentials.
+        read_only: True for an account of the mounted table, which can't be changed here.
+        webhook_secrets: The webhook secrets by their ids, oldest first.
+        credentials_time: When its credentials were last set; absent for an account of the mounted
+            table.
+        create_time: When it was added; absent for an account of the mounted table.
+        update_time: When it last changed; absent for an account of the mounted table.
+        etag: Changes with every change of the account; UpdateProcessorAccount asks for it.
+    """
+
+    processor_account_id: str = ""
+    processor: Processor = Processor.UNSPECIFIED
+    name: str = ""
+    fees: tuple[ProcessorFee, ...] = ()
+    enabled: bool = False
+    livemode: bool = False
+    read_only: bool = False
+    webhook_secrets: tuple[WebhookSecret, ...] = ()
+    credentials_time: datetime | None = None
+    create_time: datetime | None = None
+    update_time: datetime | None = None
+    etag: str = ""
+
+
+@dataclass(frozen=True)
+class StripeCredentials:
+    """Credentials of a Stripe account.
+
+    Attributes:
+        secret_key: A secret or restricted key: sk_test_..., rk_test_..., sk_live_... or rk_live_...
+    """
+
+    secret_key: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True)
+class AmazonPayCredentials:
+    """Credentials of an Amazon Pay account.
+
+    Attributes:
+        public_key_id: The id of the public key: SANDBOX-... or LIVE-...
+        private_key: The private key, as PEM.
+        store_id: The id of the store (amzn1.application-oa2-client...).
+        merchant_id: Amazon's id of the merchant.
+        region: na, eu or jp.
+    """
+
+    public_key_id: str = ""
+    private_key: str = field(default="", repr=False)
+    store_id: str = ""
+    merchant_id: str = ""
+    region: str = ""
+
+
+@dataclass(frozen=True)
+class SolanaCredentials:
+    """Where a Solana account receives, and what pays its refunds.
+
+    Attributes:
+        recipient: The wallet that is paid, base58.
+        refund_secret_key: The key of the merchant's own funded wallet that pays refunds, base58.
+    """
+
+    recipient: str = ""
+    refund_secret_key: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True)
+class ProcessorCredentials:
+    """What an account is opened with at its processor.
+
+    Exactly one is given.
+
+    Attributes:
+        stripe: For Stripe.
+        amazon_pay: For Amazon Pay.
+        solana: For Solana.
+    """
+
+    stripe: StripeCredentials | None = None
+    amazon_pay: AmazonPayCredentials | None = None
+    solana: SolanaCredentials | None = None
+
+
+@dataclass(frozen=True)
+class ListProcessorAccountsResponse:
+    """All accounts.
+
+    Attributes:
+        processor_accounts: The accounts, in the merchant's own order.
+    """
+
+    processor_accounts: tuple[ProcessorAccount, ...] = ()
+
+
+class FraudFailPolicy(Word, prefix="FRAUD_FAIL_POLICY_"):
+    """What to do with a payment when fraud can't be asked in time.
+
+    Attributes:
+        UNSPECIFIED: Not stated; never valid in a request.
+        OPEN: Charge it.
+        CLOSED: Block it.
+        RULES: Charge it up to the limit of its currency in fraud_fail_limits, block it above.
+    """
+
+    UNSPECIFIED = "UNSPECIFIED"
+    OPEN = "OPEN"
+    CLOSED = "CLOSED"
+    RULES = "RULES"
+
+
+class FraudReviewPolicy(Word, prefix="FRAUD_REVIEW_POLICY_"):
+    """What to do with a payment that fraud would rather have reviewed first.
+
+    Attributes:
+        UNSPECIFIED: Not stated; never valid in a request.
+        CHARGE: Charge it.
+        BLOCK: Block it.
+        HOLD: Hold it in review until a person decides; nothing is charged before.
+    """
+
+    UNSPECIFIED = "UNSPECIFIED"
+    CHARGE = "CHARGE"
+    BLOCK = "BLOCK"
+    HOLD = "HOLD"
+
+
 class CaptureMethod(Word, prefix="CAPTURE_METHOD_"):
     """Whether money is taken at once.
 
@@ -392,11 +1015,66 @@ class CaptureMethod(Word, prefix="CAPTURE_METHOD_"):
         UNSPECIFIED: Not stated; never valid in a request.
         AUTOMATIC: Taken with the authorization.
         MANUAL: Only authorized; CapturePayment takes it.
+        MERCHANT_DEFAULT: As the merchant's settings say; a payment itself shows what that was.
     """
 
     UNSPECIFIED = "UNSPECIFIED"
     AUTOMATIC = "AUTOMATIC"
     MANUAL = "MANUAL"
+    MERCHANT_DEFAULT = "MERCHANT_DEFAULT"
+
+
+@dataclass(frozen=True)
+class MerchantSettings:
+    """The rules a merchant chose.
+
+    Attributes:
+        fraud_fail_policy: What to do when fraud can't be asked in time.
+        fraud_fail_limits: The largest payment per currency that is charged without fraud's word;
+            for the policy RULES. A currency that is not named is blocked. At most 64.
+        fraud_review_policy: What to do when fraud would rather have it reviewed.
+        capture_method: Whether money is taken at once where a request leaves it to the merchant.
+        account_order: The order in which accounts are tried when the router can't be asked; those
+            not named come after. At most 64.
+        attempts_max: How many accounts one payment may try. 1 to 8.
+        cascade_seconds: No further account is tried once so many seconds have passed. 1 to 600.
+        rewards_enabled: True when payers earn rewards. Decided for each payment when it is
+            captured.
+        reward_vesting_seconds: How long a reward waits after the capture, so that refunds cancel
+            it; the service's own setting when absent. 0 to 31536000.
+    """
+
+    fraud_fail_policy: FraudFailPolicy = FraudFailPolicy.UNSPECIFIED
+    fraud_fail_limits: tuple[Money, ...] = ()
+    fraud_review_policy: FraudReviewPolicy = FraudReviewPolicy.UNSPECIFIED
+    capture_method: CaptureMethod = CaptureMethod.UNSPECIFIED
+    account_order: tuple[str, ...] = ()
+    attempts_max: int = 0
+    cascade_seconds: int = 0
+    rewards_enabled: bool = False
+    reward_vesting_seconds: int | None = None
+
+
+@dataclass(frozen=True)
+class Merchant:
+    """The merchant as its credentials make it: test and live are two.
+
+    Attributes:
+        merchant_id: Our id: mer_, the cell, 24 characters.
+        livemode: True for live credentials.
+        name: Its name.
+        settings: Its rules.
+        update_time: When its settings last changed; absent while they are those of the mounted
+            table.
+        etag: Changes with every change of the settings; UpdateMerchant asks for it.
+    """
+
+    merchant_id: str = ""
+    livemode: bool = False
+    name: str = ""
+    settings: MerchantSettings | None = None
+    update_time: datetime | None = None
+    etag: str = ""
 
 
 class Initiator(Word, prefix="INITIATOR_"):
@@ -411,38 +1089,6 @@ class Initiator(Word, prefix="INITIATOR_"):
     UNSPECIFIED = "UNSPECIFIED"
     CUSTOMER = "CUSTOMER"
     MERCHANT = "MERCHANT"
-
-
-@dataclass(frozen=True)
-class ProcessorToken:
-    """A token of the instrument at one processor account.
-
-    Never a card number.
-
-    Attributes:
-        processor_account_id: The account that issued the token.
-        token: The processor's own token, for instance Stripe's pm_... 1 to 255 characters.
-    """
-
-    processor_account_id: str = ""
-    token: str = ""
-
-
-@dataclass(frozen=True)
-class Instrument:
-    """One instrument of the payer, as the processor accounts that can charge it know it.
-
-    Tokens are scoped to an account: an account without a token here is not eligible.
-
-    Attributes:
-        tokens: One token per processor account, in no particular order. 1 to 8.
-        fingerprint: What stays the same when the payer uses this instrument again, for instance the
-            processor's card fingerprint. Fraud counts by it; without it the tokens are used. At
-            most 64 characters.
-    """
-
-    tokens: tuple[ProcessorToken, ...] = ()
-    fingerprint: str = ""
 
 
 class AttemptStatus(Word, prefix="STATUS_"):
@@ -498,30 +1144,6 @@ class Attempt:
     end_time: datetime | None = None
 
 
-@dataclass(frozen=True)
-class RedirectToUrl:
-    """A page to send the payer to.
-
-    Attributes:
-        url: Where.
-    """
-
-    url: str = ""
-
-
-@dataclass(frozen=True)
-class NextAction:
-    """What the payer must do.
-
-    Attributes:
-        redirect_to_url: Send the payer to this address.
-        expire_time: After this moment the payment is canceled.
-    """
-
-    redirect_to_url: RedirectToUrl | None = None
-    expire_time: datetime | None = None
-
-
 class RefundReason(Word, prefix="REASON_"):
     """Why money is given back.
 
@@ -532,12 +1154,15 @@ class RefundReason(Word, prefix="REASON_"):
         REQUESTED_BY_CUSTOMER: The customer asked.
         DUPLICATE: Charged twice by the merchant.
         FRAUDULENT: It was fraud; fraud learns from it.
+        OVERPAYMENT: The payer sent more than asked for, or too late. Made by ourselves, never asked
+            for.
     """
 
     UNSPECIFIED = "UNSPECIFIED"
     REQUESTED_BY_CUSTOMER = "REQUESTED_BY_CUSTOMER"
     DUPLICATE = "DUPLICATE"
     FRAUDULENT = "FRAUDULENT"
+    OVERPAYMENT = "OVERPAYMENT"
 
 
 class RefundStatus(Word, prefix="STATUS_"):
@@ -587,26 +1212,6 @@ class Refund(RefundStanding):
     processor_refund_id: str = ""
     create_time: datetime | None = None
     update_time: datetime | None = None
-
-
-@dataclass(frozen=True)
-class LedgerEntry:
-    """One leg of a ledger transaction.
-
-    The legs of one transaction_id sum to zero per currency.
-
-    Attributes:
-        transaction_id: The transaction, unique per payment: what happened, for instance "capture"
-            or "refund:ref_...".
-        account: The account, for instance "processor:pac_..." or "merchant:mer_...".
-        amount: Signed minor units: debit positive, credit negative.
-        post_time: When it was posted.
-    """
-
-    transaction_id: str = ""
-    account: str = ""
-    amount: Money = Money()
-    post_time: datetime | None = None
 
 
 class RewardSummaryState(Word, prefix="STATE_"):
@@ -685,6 +1290,11 @@ class Payment(PaymentStanding):
         create_time: When it was created.
         update_time: When it last changed.
         etag: Changes with every change of the payment.
+        disputes: The disputes, oldest first.
+        overpaid_amount: What the payer sent beyond the amount, or too late; it is given back by
+            refunds of its own.
+        instrument_id: The saved instrument it was charged to; empty when the request held the
+            tokens.
     """
 
     payment_id: str = ""
@@ -717,6 +1327,9 @@ class Payment(PaymentStanding):
     create_time: datetime | None = None
     update_time: datetime | None = None
     etag: str = ""
+    disputes: tuple[Dispute, ...] = ()
+    overpaid_amount: Money = Money()
+    instrument_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -729,6 +1342,174 @@ class ListPaymentsResponse:
     """
 
     payments: tuple[Payment, ...] = ()
+    next_page_token: str = ""
+
+
+class ReviewPaymentVerdict(Word, prefix="VERDICT_"):
+    """What the person decided.
+
+    Attributes:
+        UNSPECIFIED: Not stated; never valid.
+        APPROVE: Charge it.
+        REJECT: Block it.
+    """
+
+    UNSPECIFIED = "UNSPECIFIED"
+    APPROVE = "APPROVE"
+    REJECT = "REJECT"
+
+
+class ResolvePaymentOutcome(Word, prefix="OUTCOME_"):
+    """What the operator found.
+
+    Attributes:
+        UNSPECIFIED: Not stated; never valid.
+        CHARGED: The processor charged: processor_payment_id and captured_amount say what.
+        NOT_CHARGED: The processor never charged.
+    """
+
+    UNSPECIFIED = "UNSPECIFIED"
+    CHARGED = "CHARGED"
+    NOT_CHARGED = "NOT_CHARGED"
+
+
+@dataclass(frozen=True)
+class ListRefundsResponse:
+    """A page of refunds.
+
+    Attributes:
+        refunds: The refunds, newest first.
+        next_page_token: Ask with it for the next page; empty at the end.
+    """
+
+    refunds: tuple[Refund, ...] = ()
+    next_page_token: str = ""
+
+
+class ResolveRefundOutcome(Word, prefix="OUTCOME_"):
+    """What the operator found.
+
+    Attributes:
+        UNSPECIFIED: Not stated; never valid.
+        REFUNDED: The money was given back.
+        NOT_REFUNDED: It was not, and will not be.
+    """
+
+    UNSPECIFIED = "UNSPECIFIED"
+    REFUNDED = "REFUNDED"
+    NOT_REFUNDED = "NOT_REFUNDED"
+
+
+@dataclass(frozen=True)
+class WebhookEndpoint:
+    """An address of a merchant's own that gets events.
+
+    Attributes:
+        webhook_endpoint_id: Our id: whe_, the cell, 24 characters.
+        url: Where events are sent.
+        description: A note for the merchant's own people.
+        event_types: The types it gets; all when empty.
+        enabled: False: nothing is sent.
+        disabled_reason: Why it is not, when we disabled it ourselves; empty otherwise.
+        secret: The secret that signs: whsec_ and base64. Only in the answers of create and rotate.
+        previous_secret_expire_time: Until when the secret before this one signs too; absent when
+            there is none.
+        failing_since_time: Since when every delivery has failed; absent when the last one did not.
+        create_time: When it was created.
+        update_time: When it last changed.
+    """
+
+    webhook_endpoint_id: str = ""
+    url: str = ""
+    description: str = ""
+    event_types: tuple[str, ...] = ()
+    enabled: bool = False
+    disabled_reason: str = ""
+    secret: str = field(default="", repr=False)
+    previous_secret_expire_time: datetime | None = None
+    failing_since_time: datetime | None = None
+    create_time: datetime | None = None
+    update_time: datetime | None = None
+
+
+@dataclass(frozen=True)
+class ListWebhookEndpointsResponse:
+    """A page of endpoints.
+
+    Attributes:
+        webhook_endpoints: The endpoints, oldest first, without secrets.
+        next_page_token: Ask with it for the next page; empty at the end.
+    """
+
+    webhook_endpoints: tuple[WebhookEndpoint, ...] = ()
+    next_page_token: str = ""
+
+
+class WebhookDeliveryStatus(Word, prefix="STATUS_"):
+    """Where a delivery stands.
+
+    Values may be added.
+
+    Attributes:
+        UNSPECIFIED: Not stated.
+        PENDING: To be sent, for the first time or again.
+        SUCCEEDED: The endpoint took it: it answered 2xx.
+        FAILED: Given up after three days, or because the event is no longer kept.
+    """
+
+    UNSPECIFIED = "UNSPECIFIED"
+    PENDING = "PENDING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+
+
+@dataclass(frozen=True)
+class WebhookDelivery:
+    """One event on its way to one endpoint.
+
+    Attributes:
+        webhook_delivery_id: Our id, sent as webhook-id: whd_, the cell, 24 characters. The same for
+            every try.
+        webhook_endpoint_id: The endpoint.
+        event_id: The event, for instance evt_d1..._3.
+        event_type: Its type.
+        payment_id: The payment it is about.
+        status: Where it stands.
+        tries: How often it was sent.
+        next_try_time: When it is sent next; absent when it is not.
+        last_try_time: When it was last sent; absent when it never was.
+        response_code: What the endpoint answered last; 0 when there was no answer.
+        response_excerpt: The first 1,000 characters of that answer.
+        failure_reason: Why there was no answer, for instance timeout or address_refused; empty when
+            there was one.
+        create_time: When it was recorded.
+    """
+
+    webhook_delivery_id: str = ""
+    webhook_endpoint_id: str = ""
+    event_id: str = ""
+    event_type: str = ""
+    payment_id: str = ""
+    status: WebhookDeliveryStatus = WebhookDeliveryStatus.UNSPECIFIED
+    tries: int = 0
+    next_try_time: datetime | None = None
+    last_try_time: datetime | None = None
+    response_code: int = 0
+    response_excerpt: str = ""
+    failure_reason: str = ""
+    create_time: datetime | None = None
+
+
+@dataclass(frozen=True)
+class ListWebhookDeliveriesResponse:
+    """A page of deliveries.
+
+    Attributes:
+        webhook_deliveries: The deliveries, newest first.
+        next_page_token: Ask with it for the next page; empty at the end.
+    """
+
+    webhook_deliveries: tuple[WebhookDelivery, ...] = ()
     next_page_token: str = ""
 
 
@@ -802,46 +1583,6 @@ class ListRewardsResponse:
     next_page_token: str = ""
 
 
-class CreatePaymentRequest(TypedDict):
-    r"""Asks for a payment.
-
-    Attributes:
-        amount: What the payer is to pay.
-        instrument: What the payer pays with.
-        capture_method: Whether the money is taken at once.
-        merchant_order_id: The merchant's own id of the order. Unique among the merchant's payments
-            that are not failed, blocked or canceled. At most 64 characters.
-        customer_id: The merchant's own id of the payer. At most 64 characters.
-        device_id: The payer's device, as the merchant's page or app knows it. At most 64
-            characters.
-        ip_address: The payer's IPv4 or IPv6 address.
-        initiator: Who started it; the customer when absent.
-        off_session: True when the payer is not there to act, for instance a renewal.
-        statement_descriptor: What the payer reads on the statement. At most 22 characters, none of
-            <>\'"*.
-        description: A note for the merchant's own people. At most 255 characters.
-        decision_id: An answer of POST /route to follow; ranked anew when absent.
-        reward_wallet: The Solana wallet that gets the reward; the configured default when absent.
-            Base58.
-        metadata: The merchant's own pairs. At most 20, keys 1 to 40 characters, values at most 200.
-    """
-
-    amount: Required[Money]
-    instrument: Required[Instrument | Mapping[str, str]]
-    capture_method: Required[CaptureMethod | str]
-    merchant_order_id: NotRequired[str]
-    customer_id: NotRequired[str]
-    device_id: NotRequired[str]
-    ip_address: NotRequired[str]
-    initiator: NotRequired[Initiator | str]
-    off_session: NotRequired[bool]
-    statement_descriptor: NotRequired[str]
-    description: NotRequired[str]
-    decision_id: NotRequired[str]
-    reward_wallet: NotRequired[str]
-    metadata: NotRequired[Mapping[str, str]]
-
-
 class ScoreRequest(TypedDict):
     """Asks for one score.
 
@@ -863,3 +1604,48 @@ class ScoreRequest(TypedDict):
     instrument_fingerprint: NotRequired[str]
     device_id: NotRequired[str]
     ip_address: NotRequired[str]
+
+
+class CreatePaymentRequest(TypedDict):
+    r"""Asks for a payment.
+
+    Attributes:
+        amount: What the payer is to pay.
+        instrument: What the payer pays with. Either this or instrument_id.
+        capture_method: Whether the money is taken at once.
+        merchant_order_id: The merchant's own id of the order. Unique among the merchant's payments
+            that are not failed, blocked or canceled. At most 64 characters.
+        customer_id: The merchant's own id of the payer. At most 64 characters.
+        device_id: The payer's device, as the merchant's page or app knows it. At most 64
+            characters.
+        ip_address: The payer's IPv4 or IPv6 address.
+        initiator: Who started it; the customer when absent.
+        off_session: True when the payer is not there to act, for instance a renewal.
+        statement_descriptor: What the payer reads on the statement. At most 22 characters, none of
+            <>\'"*.
+        description: A note for the merchant's own people. At most 255 characters.
+        decision_id: An answer of POST /route to follow; ranked anew when absent.
+        reward_wallet: The Solana wallet that gets the reward; the configured default when absent.
+            Base58.
+        metadata: The merchant's own pairs. At most 20, keys 1 to 40 characters, values at most 200.
+        confirm_later: True: store it now and charge it with ConfirmPayment, for instance once the
+            payer has chosen a rail. Fraud and router are asked then.
+        instrument_id: A saved instrument of a customer, in place of instrument.
+    """
+
+    amount: Required[Money]
+    instrument: NotRequired[Instrument | Mapping[str, str]]
+    capture_method: Required[CaptureMethod | str]
+    merchant_order_id: NotRequired[str]
+    customer_id: NotRequired[str]
+    device_id: NotRequired[str]
+    ip_address: NotRequired[str]
+    initiator: NotRequired[Initiator | str]
+    off_session: NotRequired[bool]
+    statement_descriptor: NotRequired[str]
+    description: NotRequired[str]
+    decision_id: NotRequired[str]
+    reward_wallet: NotRequired[str]
+    metadata: NotRequired[Mapping[str, str]]
+    confirm_later: NotRequired[bool]
+    instrument_id: NotRequired[str]

@@ -2,6 +2,22 @@
 
 from smartpay_client.method import Idempotency, Method
 
+ACCEPT_DISPUTE = Method(
+    "AcceptDispute",
+    "POST",
+    "/v1/disputes/{dispute_id}:accept",
+    Idempotency.IDEMPOTENT,
+    deadline_seconds=30.0,
+    needs_key=False,
+)
+ADD_WEBHOOK_SECRET = Method(
+    "AddWebhookSecret",
+    "POST",
+    "/v1/processor_accounts/{processor_account_id}:add_webhook_secret",
+    Idempotency.IDEMPOTENT,
+    deadline_seconds=10.0,
+    needs_key=False,
+)
 ASK = Method(
     "Ask",
     "POST",
@@ -29,6 +45,14 @@ CAPTURE_PAYMENT = Method(
 CHAT = Method(
     "Chat", "POST", "/v1/chat", Idempotency.NO_SIDE_EFFECTS, deadline_seconds=30.0, needs_key=False
 )
+CONFIRM_INSTRUMENT = Method(
+    "ConfirmInstrument",
+    "POST",
+    "/v1/instruments/{instrument_id}:confirm",
+    Idempotency.IDEMPOTENT,
+    deadline_seconds=30.0,
+    needs_key=False,
+)
 CONFIRM_PAYMENT = Method(
     "ConfirmPayment",
     "POST",
@@ -36,6 +60,30 @@ CONFIRM_PAYMENT = Method(
     Idempotency.IDEMPOTENT,
     deadline_seconds=30.0,
     needs_key=False,
+)
+CREATE_CUSTOMER = Method(
+    "CreateCustomer",
+    "POST",
+    "/v1/customers",
+    Idempotency.IDEMPOTENT,
+    deadline_seconds=5.0,
+    needs_key=True,
+)
+CREATE_ERASURE = Method(
+    "CreateErasure",
+    "POST",
+    "/v1/erasures",
+    Idempotency.IDEMPOTENT,
+    deadline_seconds=10.0,
+    needs_key=True,
+)
+CREATE_INSTRUMENT = Method(
+    "CreateInstrument",
+    "POST",
+    "/v1/instruments",
+    Idempotency.IDEMPOTENT,
+    deadline_seconds=30.0,
+    needs_key=True,
 )
 CREATE_PAYMENT = Method(
     "CreatePayment",
@@ -45,8 +93,72 @@ CREATE_PAYMENT = Method(
     deadline_seconds=30.0,
     needs_key=True,
 )
+CREATE_PROCESSOR_ACCOUNT = Method(
+    "CreateProcessorAccount",
+    "POST",
+    "/v1/processor_accounts",
+    Idempotency.IDEMPOTENT,
+    deadline_seconds=10.0,
+    needs_key=True,
+)
+CREATE_WEBHOOK_ENDPOINT = Method(
+    "CreateWebhookEndpoint",
+    "POST",
+    "/v1/webhook_endpoints",
+    Idempotency.IDEMPOTENT,
+    deadline_seconds=5.0,
+    needs_key=True,
+)
 DECIDE = Method(
     "Decide", "POST", "/v1/route", Idempotency.IDEMPOTENT, deadline_seconds=2.0, needs_key=False
+)
+DELETE_WEBHOOK_ENDPOINT = Method(
+    "DeleteWebhookEndpoint",
+    "POST",
+    "/v1/webhook_endpoints/{webhook_endpoint_id}:delete",
+    Idempotency.IDEMPOTENT,
+    deadline_seconds=5.0,
+    needs_key=False,
+)
+DETACH_INSTRUMENT = Method(
+    "DetachInstrument",
+    "POST",
+    "/v1/instruments/{instrument_id}:detach",
+    Idempotency.IDEMPOTENT,
+    deadline_seconds=30.0,
+    needs_key=False,
+)
+DISABLE_PROCESSOR_ACCOUNT = Method(
+    "DisableProcessorAccount",
+    "POST",
+    "/v1/processor_accounts/{processor_account_id}:disable",
+    Idempotency.IDEMPOTENT,
+    deadline_seconds=10.0,
+    needs_key=False,
+)
+EXPORT_LEDGER_ENTRIES = Method(
+    "ExportLedgerEntries",
+    "GET",
+    "/v1/exports/ledger",
+    Idempotency.NO_SIDE_EFFECTS,
+    deadline_seconds=300.0,
+    needs_key=False,
+)
+EXPORT_PAYMENTS = Method(
+    "ExportPayments",
+    "GET",
+    "/v1/exports/payments",
+    Idempotency.NO_SIDE_EFFECTS,
+    deadline_seconds=300.0,
+    needs_key=False,
+)
+GET_CUSTOMER = Method(
+    "GetCustomer",
+    "GET",
+    "/v1/customers/{customer_id}",
+    Idempotency.NO_SIDE_EFFECTS,
+    deadline_seconds=5.0,
+    needs_key=False,
 )
 GET_DECISION = Method(
     "GetDecision",
@@ -56,10 +168,58 @@ GET_DECISION = Method(
     deadline_seconds=2.0,
     needs_key=False,
 )
+GET_DISPUTE = Method(
+    "GetDispute",
+    "GET",
+    "/v1/disputes/{dispute_id}",
+    Idempotency.NO_SIDE_EFFECTS,
+    deadline_seconds=5.0,
+    needs_key=False,
+)
+GET_ERASURE = Method(
+    "GetErasure",
+    "GET",
+    "/v1/erasures/{erasure_id}",
+    Idempotency.NO_SIDE_EFFECTS,
+    deadline_seconds=5.0,
+    needs_key=False,
+)
+GET_INSTRUMENT = Method(
+    "GetInstrument",
+    "GET",
+    "/v1/instruments/{instrument_id}",
+    Idempotency.NO_SIDE_EFFECTS,
+    deadline_seconds=5.0,
+    needs_key=False,
+)
+GET_MERCHANT = Method(
+    "GetMerchant",
+    "GET",
+    "/v1/merchant",
+    Idempotency.NO_SIDE_EFFECTS,
+    deadline_seconds=5.0,
+    needs_key=False,
+)
 GET_PAYMENT = Method(
     "GetPayment",
     "GET",
     "/v1/payments/{payment_id}",
+    Idempotency.NO_SIDE_EFFECTS,
+    deadline_seconds=5.0,
+    needs_key=False,
+)
+GET_PROCESSOR_ACCOUNT = Method(
+    "GetProcessorAccount",
+    "GET",
+    "/v1/processor_accounts/{processor_account_id}",
+    Idempotency.NO_SIDE_EFFECTS,
+    deadline_seconds=5.0,
+    needs_key=False,
+)
+GET_REFUND = Method(
+    "GetRefund",
+    "GET",
+    "/v1/refunds/{refund_id}",
     Idempotency.NO_SIDE_EFFECTS,
     deadline_seconds=5.0,
     needs_key=False,
@@ -72,8 +232,64 @@ GET_REWARD = Method(
     deadline_seconds=2.0,
     needs_key=False,
 )
+GET_WEBHOOK_ENDPOINT = Method(
+    "GetWebhookEndpoint",
+    "GET",
+    "/v1/webhook_endpoints/{webhook_endpoint_id}",
+    Idempotency.NO_SIDE_EFFECTS,
+    deadline_seconds=5.0,
+    needs_key=False,
+)
 GRANT = Method(
     "Grant", "POST", "/v1/reward", Idempotency.IDEMPOTENT, deadline_seconds=15.0, needs_key=True
+)
+LIST_AUDIT_RECORDS = Method(
+    "ListAuditRecords",
+    "GET",
+    "/v1/audit",
+    Idempotency.NO_SIDE_EFFECTS,
+    deadline_seconds=5.0,
+    needs_key=False,
+)
+LIST_BALANCES = Method(
+    "ListBalances",
+    "GET",
+    "/v1/balances",
+    Idempotency.NO_SIDE_EFFECTS,
+    deadline_seconds=5.0,
+    needs_key=False,
+)
+LIST_CUSTOMERS = Method(
+    "ListCustomers",
+    "GET",
+    "/v1/customers",
+    Idempotency.NO_SIDE_EFFECTS,
+    deadline_seconds=5.0,
+    needs_key=False,
+)
+LIST_DISPUTES = Method(
+    "ListDisputes",
+    "GET",
+    "/v1/disputes",
+    Idempotency.NO_SIDE_EFFECTS,
+    deadline_seconds=5.0,
+    needs_key=False,
+)
+LIST_INSTRUMENTS = Method(
+    "ListInstruments",
+    "GET",
+    "/v1/instruments",
+    Idempotency.NO_SIDE_EFFECTS,
+    deadline_seconds=5.0,
+    needs_key=False,
+)
+LIST_LEDGER_ENTRIES = Method(
+    "ListLedgerEntries",
+    "GET",
+    "/v1/ledger",
+    Idempotency.NO_SIDE_EFFECTS,
+    deadline_seconds=5.0,
+    needs_key=False,
 )
 LIST_PAYMENTS = Method(
     "ListPayments",
@@ -83,10 +299,42 @@ LIST_PAYMENTS = Method(
     deadline_seconds=5.0,
     needs_key=False,
 )
+LIST_PROCESSOR_ACCOUNTS = Method(
+    "ListProcessorAccounts",
+    "GET",
+    "/v1/processor_accounts",
+    Idempotency.NO_SIDE_EFFECTS,
+    deadline_seconds=5.0,
+    needs_key=False,
+)
+LIST_REFUNDS = Method(
+    "ListRefunds",
+    "GET",
+    "/v1/refunds",
+    Idempotency.NO_SIDE_EFFECTS,
+    deadline_seconds=5.0,
+    needs_key=False,
+)
 LIST_REWARDS = Method(
     "ListRewards",
     "GET",
     "/v1/rewards",
+    Idempotency.NO_SIDE_EFFECTS,
+    deadline_seconds=5.0,
+    needs_key=False,
+)
+LIST_WEBHOOK_DELIVERIES = Method(
+    "ListWebhookDeliveries",
+    "GET",
+    "/v1/webhook_endpoints/{webhook_endpoint_id}/deliveries",
+    Idempotency.NO_SIDE_EFFECTS,
+    deadline_seconds=5.0,
+    needs_key=False,
+)
+LIST_WEBHOOK_ENDPOINTS = Method(
+    "ListWebhookEndpoints",
+    "GET",
+    "/v1/webhook_endpoints",
     Idempotency.NO_SIDE_EFFECTS,
     deadline_seconds=5.0,
     needs_key=False,
@@ -115,6 +363,54 @@ REFUND_PAYMENT = Method(
     deadline_seconds=30.0,
     needs_key=True,
 )
+REMOVE_WEBHOOK_SECRET = Method(
+    "RemoveWebhookSecret",
+    "POST",
+    "/v1/processor_accounts/{processor_account_id}:remove_webhook_secret",
+    Idempotency.IDEMPOTENT,
+    deadline_seconds=10.0,
+    needs_key=False,
+)
+RESEND_WEBHOOK_DELIVERY = Method(
+    "ResendWebhookDelivery",
+    "POST",
+    "/v1/webhook_endpoints/{webhook_endpoint_id}/deliveries/{webhook_delivery_id}:resend",
+    Idempotency.IDEMPOTENT,
+    deadline_seconds=5.0,
+    needs_key=False,
+)
+RESOLVE_PAYMENT = Method(
+    "ResolvePayment",
+    "POST",
+    "/v1/payments/{payment_id}:resolve",
+    Idempotency.IDEMPOTENT,
+    deadline_seconds=30.0,
+    needs_key=True,
+)
+RESOLVE_REFUND = Method(
+    "ResolveRefund",
+    "POST",
+    "/v1/refunds/{refund_id}:resolve",
+    Idempotency.IDEMPOTENT,
+    deadline_seconds=30.0,
+    needs_key=False,
+)
+REVIEW_PAYMENT = Method(
+    "ReviewPayment",
+    "POST",
+    "/v1/payments/{payment_id}:review",
+    Idempotency.IDEMPOTENT,
+    deadline_seconds=30.0,
+    needs_key=True,
+)
+ROTATE_WEBHOOK_SECRET = Method(
+    "RotateWebhookSecret",
+    "POST",
+    "/v1/webhook_endpoints/{webhook_endpoint_id}:rotate_secret",
+    Idempotency.IDEMPOTENT,
+    deadline_seconds=5.0,
+    needs_key=True,
+)
 SCORE = Method(
     "Score", "POST", "/v1/fraud", Idempotency.IDEMPOTENT, deadline_seconds=2.0, needs_key=False
 )
@@ -122,6 +418,46 @@ SCORE_BATCH = Method(
     "ScoreBatch",
     "POST",
     "/v1/fraud:batch",
+    Idempotency.IDEMPOTENT,
+    deadline_seconds=5.0,
+    needs_key=False,
+)
+SUBMIT_DISPUTE_EVIDENCE = Method(
+    "SubmitDisputeEvidence",
+    "POST",
+    "/v1/disputes/{dispute_id}:submit_evidence",
+    Idempotency.IDEMPOTENT,
+    deadline_seconds=30.0,
+    needs_key=False,
+)
+UPDATE_CUSTOMER = Method(
+    "UpdateCustomer",
+    "POST",
+    "/v1/customers/{customer_id}:update",
+    Idempotency.IDEMPOTENT,
+    deadline_seconds=5.0,
+    needs_key=False,
+)
+UPDATE_MERCHANT = Method(
+    "UpdateMerchant",
+    "POST",
+    "/v1/merchant:update",
+    Idempotency.IDEMPOTENT,
+    deadline_seconds=5.0,
+    needs_key=False,
+)
+UPDATE_PROCESSOR_ACCOUNT = Method(
+    "UpdateProcessorAccount",
+    "POST",
+    "/v1/processor_accounts/{processor_account_id}:update",
+    Idempotency.IDEMPOTENT,
+    deadline_seconds=10.0,
+    needs_key=False,
+)
+UPDATE_WEBHOOK_ENDPOINT = Method(
+    "UpdateWebhookEndpoint",
+    "POST",
+    "/v1/webhook_endpoints/{webhook_endpoint_id}:update",
     Idempotency.IDEMPOTENT,
     deadline_seconds=5.0,
     needs_key=False,

@@ -102,7 +102,9 @@ class ChatPlans:
 
     def open(self, message: str, options: CallOptions, ends: float) -> CallPlan[Any]:
         """Asks for a stream and answers the opened response."""
-        return self._session.open(methods.CHAT, options, body={"message": message}, ends=ends)
+        return self._session.open(
+            methods.CHAT, options, body={"message": message}, accept="text/event-stream", ends=ends
+        )
 
 
 class Chat:

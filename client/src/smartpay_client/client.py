@@ -13,14 +13,11 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from smartpay_client import limits
+from smartpay_client import _async_resources, _resources, limits
 from smartpay_client.async_connection import AsyncConnection
 from smartpay_client.chat import AsyncChat, Chat
 from smartpay_client.connection import Connection
-from smartpay_client.fraud import AsyncFraud, Fraud
 from smartpay_client.payments import AsyncPayments, Payments
-from smartpay_client.rewards import AsyncRewards, Rewards
-from smartpay_client.route import AsyncRoute, Route
 from smartpay_client.session import Session
 from smartpay_client.tokens import Credentials, Tokens
 
@@ -36,8 +33,10 @@ def _checked(name: str, url: str) -> str:
     return url
 
 
-def _to_edge(ca_file: str | Path | None) -> dict[str, Any]:
+def _to_edge(ca_file: str | Path | None, transport: object) -> dict[str, Any]:
     """Answers what connections to the edge are made with."""
+    if transport is not None:
+        return {"transport": transport}
     context = httpx.create_ssl_context()
     if ca_file is not None:
         context.load_verify_locations(cafile=ca_file)
@@ -118,14 +117,24 @@ class Client:
         tokens = Tokens(self._credentials, clock, chance)
         self._connection = Connection(
             Session(base_url, tokens, deadline, clock, chance),
-            httpx.Client(transport=transport, **_to_edge(ca_file)),
+            httpx.Client(**_to_edge(ca_file, transport)),
             httpx.Client(transport=transport),
             sleep,
         )
         self.payments = Payments(self._connection)
-        self.fraud = Fraud(self._connection)
-        self.route = Route(self._connection)
-        self.rewards = Rewards(self._connection)
+        self.refunds = _resources.Refunds(self._connection)
+        self.disputes = _resources.Disputes(self._connection)
+        self.customers = _resources.Customers(self._connection)
+        self.instruments = _resources.Instruments(self._connection)
+        self.processor_accounts = _resources.ProcessorAccounts(self._connection)
+        self.merchant = _resources.Merchants(self._connection)
+        self.webhook_endpoints = _resources.WebhookEndpoints(self._connection)
+        self.ledger = _resources.Ledger(self._connection)
+        self.exports = _resources.Exports(self._connection)
+        self.audit = _resources.Audit(self._connection)
+        self.fraud = _resources.Fraud(self._connection)
+        self.route = _resources.Route(self._connection)
+        self.rewards = _resources.Rewards(self._connection)
         self.chat = Chat(self._connection)
 
     @classmethod
@@ -191,14 +200,24 @@ class AsyncClient:
         tokens = Tokens(self._credentials, clock, chance)
         self._connection = AsyncConnection(
             Session(base_url, tokens, deadline, clock, chance),
-            httpx.AsyncClient(transport=transport, **_to_edge(ca_file)),
+            httpx.AsyncClient(**_to_edge(ca_file, transport)),
             httpx.AsyncClient(transport=transport),
             sleep,
         )
         self.payments = AsyncPayments(self._connection)
-        self.fraud = AsyncFraud(self._connection)
-        self.route = AsyncRoute(self._connection)
-        self.rewards = AsyncRewards(self._connection)
+        self.refunds = _async_resources.AsyncRefunds(self._connection)
+        self.disputes = _async_resources.AsyncDisputes(self._connection)
+        self.customers = _async_resources.AsyncCustomers(self._connection)
+        self.instruments = _async_resources.AsyncInstruments(self._connection)
+        self.processor_accounts = _async_resources.AsyncProcessorAccounts(self._connection)
+        self.merchant = _async_resources.AsyncMerchants(self._connection)
+        self.webhook_endpoints = _async_resources.AsyncWebhookEndpoints(self._connection)
+        self.ledger = _async_resources.AsyncLedger(self._connection)
+        self.exports = _async_resources.AsyncExports(self._connection)
+        self.audit = _async_resources.AsyncAudit(self._connection)
+        self.fraud = _async_resources.AsyncFraud(self._connection)
+        self.route = _async_resources.AsyncRoute(self._connection)
+        self.rewards = _async_resources.AsyncRewards(self._connection)
         self.chat = AsyncChat(self._connection)
 
     @classmethod

@@ -36,7 +36,7 @@ class SmartPayError(Exception):
         request_id: finds the call in the logs behind the edge; empty when no answer came.
         retry_after: seconds the edge asked to wait; None when it did not.
         idempotency_key: of the call; repeat the same call with it and nothing happens twice.
-            Empty for calls that move no money.
+            Empty for calls that take none.
     """
 
     default_reason = "UNEXPECTED"
@@ -136,6 +136,12 @@ class StreamBroken(SmartPayError):
     """A streamed answer ended before it was complete, or said itself that it failed."""
 
     default_reason = "STREAM_BROKEN"
+
+
+class WebhookRefused(SmartPayError):
+    """What came as a webhook is not genuine, too old, or unreadable: answer 400, do nothing."""
+
+    default_reason = "SIGNATURE_REFUSED"
 
 
 _BY_REASON: Mapping[str, type[SmartPayError]] = {

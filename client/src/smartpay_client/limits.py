@@ -44,5 +44,8 @@ TOKEN_AGAIN_SECONDS = 5.0
 CONNECTIONS = 100
 """Open connections to the edge; each carries one call at a time."""
 
+WEBHOOK_TOLERANCE_SECONDS = 300
+"""Either way between a webhook's time and ours: clocks differ, and old ones may be replayed."""
+
 PAGE_SIZE = 200
 """Asked for per page: the most the contract gives, since iterators read on anyway."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -24,7 +25,7 @@ class Method:
         path: with the path's variables in braces.
         idempotency: whether it may be repeated.
         deadline_seconds: what the edge allows one try.
-        needs_key: money moves, so that an Idempotency-Key is asked for.
+        needs_key: money moves or something new is made, so that an Idempotency-Key is asked for.
     """
 
     name: str
@@ -33,6 +34,11 @@ class Method:
     idempotency: Idempotency
     deadline_seconds: float
     needs_key: bool
+
+    @property
+    def path_variables(self) -> list[str]:
+        """Names the fields that stand in the path."""
+        return re.findall(r"\{(\w+)\}", self.path)
 
     @property
     def may_repeat(self) -> bool:

@@ -22,19 +22,21 @@ from smartpay_client.errors import (
     error_of,
 )
 from smartpay_client.method import Method
-from smartpay_client.plan import Answer, Authorize, Lost, Pause, Plan, Send
+from smartpay_client.plan import Answer, Authorize, Lost, Page, Pause, Plan, Send
 from smartpay_client.repeating import IN_FLIGHT, backoff, is_worth_repeating
 from smartpay_client.tokens import Tokens
-from smartpay_client.wire import UnreadableError, decode, parse
+from smartpay_client.wire import UnreadableError, camel_case, decode, encode, parse
 
 T = TypeVar("T")
+A = TypeVar("A")
 
 try:
     _VERSION = version("smartpay-orchestrator-client")
 except PackageNotFoundError:  # run from a checkout
     _VERSION = "0"
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
-_PATH_VALUE = re.compile(r"[A-Za-z0-9_-]{1,64}")
+# A merchant's own id of a customer may hold . and @, but not begin with them.
+_PATH_VALUE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.@-]{0,63}")
 
 
 class CallOptions(TypedDict, total=False):
@@ -48,7 +50,7 @@ class CallOptions(TypedDict, total=False):
 
 
 class MoneyOptions(CallOptions, total=False):
-    """What calls take that move money.
+    """What calls take that move money or make something new.
 
     Attributes:
         idempotency_key: the same key makes it the same call, for ever; a fresh one when absent.
@@ -63,15 +65,33 @@ class Parts(TypedDict, total=False):
 
     Attributes:
         path: the path's variables.
-        query: the query's parameters; empty ones are left out.
+        query: the query's parameters, several of a name as a list; empty ones are left out.
         body: JSON; no body when absent.
+        accept: what the answer may be; JSON when absent.
         ends: when the call must end, by the clock; by the call's options when absent.
     """
 
     path: Mapping[str, str]
-    query: Mapping[str, str]
+    query: Mapping[str, Any]
     body: Mapping[str, Any]
+    accept: str
     ends: float
+
+
+def parts_of(method: Method, fields: Mapping[str, Any]) -> Parts:
+    """Makes the parts of a request of its fields, those that are None left out.
+
+    Args:
+        method: says which fields stand in the path, and whether the others are query or body.
+        fields: by the contract's names.
+    """
+    path = {name: fields[name] for name in method.path_variables}
+    rest = {
+        camel_case(name): encode(value)
+        for name, value in fields.items()
+        if name not in path and value is not None
+    }
+    return {"path": path, "query": rest} if method.verb == "GET" else {"path": path, "body": rest}
 
 
 class Session:
@@ -107,6 +127,10 @@ class Session:
             seconds = limits.TRIES_WORTH * one
         return self.clock() + seconds
 
+    def is_bounded(self, options: CallOptions) -> bool:
+        """Tells whether the caller, not the method, says when a call must end."""
+        return options.get("deadline", self._deadline) is not None
+
     def ask(
         self, kind: type[T], method: Method, options: CallOptions, **parts: Unpack[Parts]
     ) -> Plan[T]:
@@ -116,6 +140,23 @@ class Session:
     def tell(self, method: Method, options: CallOptions, **parts: Unpack[Parts]) -> Plan[None]:
         """Calls a method whose answer says no more than that it worked; see `_call`."""
         return self._call(method, options, _nothing, **parts)
+
+    def page(
+        self,
+        kind: type[A],
+        items: Callable[[A], tuple[T, ...]],
+        method: Method,
+        options: CallOptions,
+        fields: Mapping[str, Any],
+    ) -> Callable[[str], Plan[Page[T]]]:
+        """Answers how to read one page of a list; a list without pages is one."""
+
+        def read(token: str) -> Plan[Page[T]]:
+            parts = parts_of(method, {**fields, "page_token": token})
+            answer = yield from self.ask(kind, method, options, **parts)
+            return Page(items(answer), getattr(answer, "next_page_token", ""))
+
+        return read
 
     def open(self, method: Method, options: CallOptions, **parts: Unpack[Parts]) -> Plan[Any]:
         """Calls a method and answers the opened response; see `_call`."""
@@ -147,7 +188,7 @@ class Session:
         url = self._url(method, parts.get("path", {}), parts.get("query", {}))
         content = json.dumps(parts["body"]).encode() if "body" in parts else b""
         headers = {
-            "accept": "text/event-stream" if streams else "application/json",
+            "accept": parts.get("accept", "application/json"),
             "user-agent": f"smartpay-client/{_VERSION}",
         }
         if content:
@@ -215,19 +256,19 @@ class Session:
                 raise failure
             yield Pause(pause)
 
-    def _url(self, method: Method, path: Mapping[str, str], query: Mapping[str, str]) -> str:
+    def _url(self, method: Method, path: Mapping[str, str], query: Mapping[str, Any]) -> str:
         filled = method.path
         for name, value in path.items():
             # Anything else could lead to another path; the edge would refuse these as well.
             if not isinstance(value, str) or not _PATH_VALUE.fullmatch(value):
                 raise InvalidRequest(
-                    f"{name} must be 1 to 64 characters of A-Z a-z 0-9 _ -.",
+                    f"{name} must be 1 to 64 characters of A-Z a-z 0-9 _ - . @, not . or @ first.",
                     field=name,
                     remedy="Give the id as the API answered it.",
                 )
-            filled = filled.replace("{" + name + "}", quote(value, safe=""))
+            filled = filled.replace("{" + name + "}", quote(value, safe="@"))
         given = {name: value for name, value in query.items() if value}
-        return self._base_url + filled + ("?" + urlencode(given) if given else "")
+        return self._base_url + filled + ("?" + urlencode(given, doseq=True) if given else "")
 
 
 def _decoded(kind: type[T], answer: Answer) -> T:

@@ -112,7 +112,11 @@ def encode(value: object) -> Any:  # noqa: ANN401 - JSON
         case Iterable():
             return [encode(item) for item in value]
     if is_dataclass(value):
-        return {camel_case(f.name): encode(getattr(value, f.name)) for f in fields(value)}
+        return {
+            camel_case(f.name): encode(held)
+            for f in fields(value)
+            if (held := getattr(value, f.name)) is not None
+        }
     raise TypeError(f"{type(value).__name__} can't be sent")
 
 

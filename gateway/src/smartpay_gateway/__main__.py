@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from pathlib import Path
 
 from smartpay_gateway.templates import ACCESS_PAGE, DESCRIPTORS, TEMPLATES, HoleError, fill, load
@@ -30,8 +31,12 @@ def main(arguments: list[str] | None = None) -> int:
     issuing = commands.add_parser("certificates", help="issue development certificates")
     issuing.add_argument("--out", type=Path, required=True)
     issuing.add_argument("--environment", required=True)
-    issuing.add_argument(
+    while_running = issuing.add_mutually_exclusive_group()
+    while_running.add_argument(
         "--rotate", action="store_true", help="renew under the same CA while the mesh runs"
+    )
+    while_running.add_argument(
+        "--rotate-ca", action="store_true", help="renew the CA, too, while the mesh runs"
     )
 
     chosen = parser.parse_args(arguments)
@@ -64,18 +69,26 @@ def _fill(chosen: argparse.Namespace) -> int:
 
 def _certificates(chosen: argparse.Namespace) -> int:
     from smartpay_gateway.certificates import (
+        SETTLE_SECONDS,
         EnvironmentRefusedError,
         RotationRefusedError,
         issue,
         rotate,
+        rotate_authority,
     )
 
     try:
         if chosen.rotate:
-            for service, until in rotate(chosen.out, chosen.environment).items():
-                print(f"{service}: valid until {until:%Y-%m-%d %H:%M} UTC")
+            renewed = rotate(chosen.out, chosen.environment)
+        elif chosen.rotate_ca:
+            renewed = rotate_authority(
+                chosen.out, chosen.environment, lambda: time.sleep(SETTLE_SECONDS)
+            )
         else:
             print(issue(chosen.out, chosen.environment))
+            return 0
+        for service, until in renewed.items():
+            print(f"{service}: valid until {until:%Y-%m-%d %H:%M} UTC")
     except (EnvironmentRefusedError, RotationRefusedError) as refusal:
         return _refused(refusal)
     return 0

@@ -13,7 +13,8 @@ Generated from the contract by `make protos`; never edit. Edge, sidecars and cha
 
 - **REST**: every route also answers under `/v1`. None: only over gRPC.
 - **callers**: `edge` stands for users, whose token must hold the **scope**; services are named by
-  their certificate and hold no token.
+  their certificate and hold no token. *signed body*: anybody may call it without a token, and
+  the service refuses what is not signed as it must be.
 - **deadline**: upper bound of one call (of one connection, for streams), also for callers who
   give none.
 - **repeated**: whether Envoy repeats a call that was refused or never arrived.
@@ -40,12 +41,18 @@ def _cells(method: Method) -> tuple[str, ...]:
     return (
         f"`{method.path.rpartition('/')[2]}`",
         "<br>".join(_routes(method)) or "none",
-        ", ".join((("edge",) if method.scope else ()) + method.callers),
-        f"`{method.scope}`" if method.scope else "none",
+        ", ".join((("edge",) if method.from_outside else ()) + method.callers),
+        _scope(method),
         f"{method.deadline_seconds:g} s",
         "yes" if method.retryable else "no",
         "required" if method.idempotency_key else "no",
     )
+
+
+def _scope(method: Method) -> str:
+    if method.signed:
+        return "signed body"
+    return f"`{method.scope}`" if method.scope else "none"
 
 
 def _routes(method: Method) -> Iterator[str]:

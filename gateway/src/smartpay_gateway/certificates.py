@@ -11,7 +11,7 @@ import datetime
 import ipaddress
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,10 @@ CA_DAYS = 30
 LEAF_DAYS = 7
 """Certificates are issued anew at every start; a week covers a mesh left running."""
 
+SETTLE_SECONDS = 2.0
+"""Pause between the steps of a CA's rotation: Envoy takes a swapped folder over within
+milliseconds, on a busy machine within a second."""
+
 CLOCK_SKEW = datetime.timedelta(minutes=5)
 """Certificates are valid from a little earlier, for machines whose clock is behind."""
 
@@ -43,7 +47,7 @@ class EnvironmentRefusedError(Exception):
 
 
 class RotationRefusedError(Exception):
-    """There is no CA under which a running mesh could get new certificates."""
+    """A running mesh can't get new certificates: there are none yet, or its CA ends too soon."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,8 @@ def issue(
     now = now or datetime.datetime.now(datetime.UTC)
     folder.mkdir(parents=True, exist_ok=True)
     authority = authority_of(folder, now)
+    # Of several CAs, which an interrupted rotation leaves behind, a fresh start trusts one.
+    _replace(folder / CA_CERTIFICATE, authority.pem())
     for service in services:
         certificate, key = issue_leaf(authority, service, now, environment)
         place(folder / service, certificate, key, authority.pem())
@@ -142,16 +148,63 @@ def rotate(
     _only_in_development(environment)
     now = now or datetime.datetime.now(datetime.UTC)
     authority = _standing_authority(folder, now)
-    services = [s for s in (EDGE, *SERVICES) if (folder / s / _DATA).is_symlink()]
-    if authority is None or not services:
+    services = _running(folder)
+    if authority is None:
         raise RotationRefusedError(
-            f"{folder} has no certificates to renew, or its CA ends within {LEAF_DAYS} days and "
-            "peers would not trust a new one: stop the mesh and issue without --rotate."
+            f"The CA in {folder} ends within {LEAF_DAYS} days: rotate it with --rotate-ca."
         )
+    trust = (folder / CA_CERTIFICATE).read_bytes()
     for service in services:
         certificate, key = issue_leaf(authority, service, now, environment)
-        place(folder / service, certificate, key, authority.pem())
+        place(folder / service, certificate, key, trust)
     return dict.fromkeys(services, now + datetime.timedelta(days=LEAF_DAYS))
+
+
+def rotate_authority(
+    folder: Path,
+    environment: str,
+    settle: Callable[[], None],
+    now: datetime.datetime | None = None,
+) -> dict[str, datetime.datetime]:
+    """Gives a running mesh another CA and returns until when its certificates are valid.
+
+    In three steps, so that no call fails: all trust both CAs, then all show certificates of the
+    new one, then nobody trusts the old one. `settle` waits between them until every Envoy took
+    over what lies in its folder. An interrupted rotation is simply begun again: until the last
+    step trust is only added. Raises RotationRefusedError where there are no certificates yet, and
+    EnvironmentRefusedError outside development.
+    """
+    _only_in_development(environment)
+    now = now or datetime.datetime.now(datetime.UTC)
+    services = _running(folder)
+    authority = create_authority(now)
+    both = authority.pem() + (folder / CA_CERTIFICATE).read_bytes()
+    _replace(folder / CA_CERTIFICATE, both)
+    for service in services:
+        place(folder / service, *_own(folder / service), both)
+    settle()
+    _replace(folder / CA_KEY, _private(authority.key))
+    for service in services:
+        place(folder / service, *issue_leaf(authority, service, now, environment), both)
+    settle()
+    _replace(folder / CA_CERTIFICATE, authority.pem())
+    for service in services:
+        place(folder / service, *_own(folder / service), authority.pem())
+    return dict.fromkeys(services, now + datetime.timedelta(days=LEAF_DAYS))
+
+
+def _running(folder: Path) -> list[str]:
+    """Lists who has a certificate; raises RotationRefusedError where nobody has."""
+    services = [s for s in (EDGE, *SERVICES) if (folder / s / _DATA).is_symlink()]
+    if not services:
+        raise RotationRefusedError(
+            f"{folder} has no certificates to renew: issue them without --rotate or --rotate-ca."
+        )
+    return services
+
+
+def _own(folder: Path) -> tuple[bytes, bytes]:
+    return (folder / "tls.crt").read_bytes(), (folder / "tls.key").read_bytes()
 
 
 def _only_in_development(environment: str) -> None:
@@ -205,14 +258,14 @@ def _standing_authority(folder: Path, now: datetime.datetime) -> Authority | Non
     certificate_path, key_path = folder / CA_CERTIFICATE, folder / CA_KEY
     if not (certificate_path.exists() and key_path.exists()):
         return None
-    certificate = x509.load_pem_x509_certificate(certificate_path.read_bytes())
     key = serialization.load_pem_private_key(key_path.read_bytes(), password=None)
-    if (
-        isinstance(key, ec.EllipticCurvePrivateKey)
-        and key.public_key() == certificate.public_key()
-        and certificate.not_valid_after_utc > now + datetime.timedelta(days=LEAF_DAYS)
-    ):
-        return Authority(certificate, key)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        return None
+    # While a CA is rotated there are two; the key says which one signs.
+    for certificate in x509.load_pem_x509_certificates(certificate_path.read_bytes()):
+        outlives_leaves = certificate.not_valid_after_utc > now + datetime.timedelta(days=LEAF_DAYS)
+        if key.public_key() == certificate.public_key() and outlives_leaves:
+            return Authority(certificate, key)
     return None
 
 

@@ -16,6 +16,7 @@ from smartpay_gateway.comments import read_comments
 
 SHARED_PACKAGE = "smartpay.type.v1"
 REASONS = "ErrorReason"
+RAW_BODY = "google.api.HttpBody"
 # Files only the chassis needs; Envoy's copy of the contract leaves them out with their options.
 NOT_FOR_ENVOY = {
     "buf/validate/validate.proto",
@@ -49,12 +50,14 @@ class Method:
     """One rpc with all that Envoy has to know of it.
 
     `path` is the gRPC path ("/package.Service/Method"), `service` the serving house ("payments").
+    `signed` says that its body carries a proof of its own: anybody reaches its REST routes.
     """
 
     path: str
     name: str
     service: str
     scope: str
+    signed: bool
     callers: tuple[str, ...]
     deadline_seconds: float
     retryable: bool
@@ -64,6 +67,11 @@ class Method:
     bindings: tuple[Binding, ...]
     request: Descriptor
     response: Descriptor
+
+    @property
+    def from_outside(self) -> bool:
+        """Tells whether the edge calls it, for users or for whoever signs the body."""
+        return bool(self.scope) or self.signed
 
 
 @dataclass(frozen=True)
@@ -87,9 +95,17 @@ class Contract:
         """Lists what one service may call, for its egress."""
         return tuple(m for m in self.methods if caller in m.callers)
 
-    def from_outside(self) -> tuple[Method, ...]:
-        """Lists what a user's token can reach, for the edge."""
+    def with_token(self) -> tuple[Method, ...]:
+        """Lists what a user's token can reach, for the edge and its description."""
         return tuple(m for m in self.methods if m.scope)
+
+    def signed(self) -> tuple[Method, ...]:
+        """Lists what anybody can reach without a token, for the edge."""
+        return tuple(m for m in self.methods if m.signed)
+
+    def from_outside(self) -> tuple[Method, ...]:
+        """Lists all that the edge serves."""
+        return tuple(m for m in self.methods if m.from_outside)
 
 
 def read_contract(descriptor_set: Path, services: Sequence[str]) -> Contract:
@@ -144,9 +160,11 @@ def _method(descriptor: MethodDescriptor, services: Sequence[str]) -> Method:
     if deadline <= 0:
         raise ContractError(f"{path}: no deadline; add access.deadline.")
     bindings = tuple(_bindings(options.Extensions[HTTP]))
-    if not access.scope and not access.callers:
+    if access.signed:
+        _check_signed(path, access, bindings, descriptor)
+    elif not access.scope and not access.callers:
         raise ContractError(f"{path}: nobody may call it; add access.scope or access.callers.")
-    if not access.scope and bindings:
+    elif not access.scope and bindings:
         raise ContractError(f"{path}: a REST route without a scope; add access.scope.")
     if unknown := set(access.callers) - set(services):
         raise ContractError(f"{path}: unknown callers {sorted(unknown)}; name services.")
@@ -155,6 +173,7 @@ def _method(descriptor: MethodDescriptor, services: Sequence[str]) -> Method:
         name=descriptor.full_name,
         service=service,
         scope=access.scope,
+        signed=access.signed,
         callers=tuple(sorted(access.callers)),
         deadline_seconds=deadline,
         retryable=options.idempotency_level
@@ -169,6 +188,24 @@ def _method(descriptor: MethodDescriptor, services: Sequence[str]) -> Method:
         request=descriptor.input_type,
         response=descriptor.output_type,
     )
+
+
+def _check_signed(
+    path: str,
+    access: access_pb2.Access,
+    bindings: Sequence[Binding],
+    descriptor: MethodDescriptor,
+) -> None:
+    """Holds a method that needs no token to the one form in which that is safe."""
+    if access.scope or access.callers or access.idempotency_key or access.across_merchants:
+        raise ContractError(f"{path}: signed stands alone; take the other access rules away.")
+    fields = descriptor.input_type.fields_by_name
+    for binding in bindings:
+        body = fields[binding.body].message_type if binding.body in fields else None
+        if binding.verb != "POST" or body is None or body.full_name != RAW_BODY:
+            raise ContractError(f"{path}: signed needs POST and a body of {RAW_BODY}.")
+    if not bindings:
+        raise ContractError(f"{path}: signed without a REST route; add google.api.http.")
 
 
 def _bindings(rule: http_pb2.HttpRule) -> Iterator[Binding]:

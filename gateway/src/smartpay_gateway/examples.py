@@ -11,6 +11,15 @@ from typing import Any
 
 _PAYMENT = "pay_d18j4n6q2w9x3v5t7z1c0b4k6m"
 _DECISION = "dec_d13t8r5y0h7g2f9e4d6c1b8a3k"
+_ENDPOINT = "whe_d15n8q2w4x6v7t9z3c1b0m5k8j"
+_DELIVERY = "whd_d19r4t6y8h0g2f5e7d1c3b6a8k"
+_DISPUTE = "dis_d17c1e4g7j0m3p6r9t2v5x8z1b"
+_REFUND = "ref_d19t2v5x8z1b4d7f0h3k6n9q2s"
+_CUSTOMER = "customer-7"
+_INSTRUMENT_ID = "ins_d14w7m1q9x2v6t8z5c3b0k4n7j"
+_ACCOUNT = "pac_d18h3g6f1e9d2c5b7a4k0m8n6p"
+_ERASURE = "era_d12p5r8t1w4y7z0c3e6g9j2m5q"
+_WEBHOOK_SECRET = "whs_d16s9v2x5z8c1e4g7j0m3p6r9t"
 _PRIMARY = "pac_d1mmzd9hq73ytxj4ps4c29ac6f"
 _BACKUP = "pac_d1gv5pzwhahz40rf2sz6cncq3h"
 _AMOUNT = {"minorUnits": "1999", "currencyCode": "USD"}
@@ -41,6 +50,71 @@ EXAMPLES: Mapping[str, Mapping[str, Any]] = {
     "smartpay.fraud.v1.FraudService.ScoreBatch": {
         "transactions": [_TRANSACTION, {"transactionId": "order-1002", "amount": _AMOUNT}]
     },
+    "smartpay.payments.v1.AuditService.ListAuditRecords": {
+        "pageSize": 20,
+        "action": "MerchantsService.UpdateMerchant",
+    },
+    "smartpay.payments.v1.CustomersService.CreateCustomer": {
+        "customerId": _CUSTOMER,
+        "email": "ada@example.com",
+        "name": "Ada Lovelace",
+        "metadata": {"tier": "gold"},
+    },
+    "smartpay.payments.v1.CustomersService.CreateErasure": {"customerId": _CUSTOMER},
+    "smartpay.payments.v1.CustomersService.GetCustomer": {"customerId": _CUSTOMER},
+    "smartpay.payments.v1.CustomersService.GetErasure": {"erasureId": _ERASURE},
+    "smartpay.payments.v1.CustomersService.ListCustomers": {"pageSize": 20},
+    "smartpay.payments.v1.CustomersService.UpdateCustomer": {
+        "customerId": _CUSTOMER,
+        "etag": '"1"',
+        "email": "ada@example.org",
+        "metadata": {"tier": ""},
+    },
+    "smartpay.payments.v1.DisputesService.AcceptDispute": {"disputeId": _DISPUTE},
+    "smartpay.payments.v1.DisputesService.GetDispute": {"disputeId": _DISPUTE},
+    "smartpay.payments.v1.DisputesService.ListDisputes": {"pageSize": 20},
+    "smartpay.payments.v1.DisputesService.SubmitDisputeEvidence": {
+        "disputeId": _DISPUTE,
+        "shippingTrackingNumber": "1Z999",
+        "uncategorizedText": "Signed for by the payer.",
+    },
+    "smartpay.payments.v1.ExportsService.ExportLedgerEntries": {
+        "format": "EXPORT_FORMAT_CSV",
+        "postTimeFrom": "2026-01-01T00:00:00Z",
+    },
+    "smartpay.payments.v1.ExportsService.ExportPayments": {
+        "format": "EXPORT_FORMAT_JSONL",
+        "status": ["STATUS_SUCCEEDED"],
+    },
+    "smartpay.payments.v1.InstrumentsService.ConfirmInstrument": {"instrumentId": _INSTRUMENT_ID},
+    "smartpay.payments.v1.InstrumentsService.CreateInstrument": {
+        "customerId": _CUSTOMER,
+        "instrument": _INSTRUMENT,
+        "offSession": True,
+    },
+    "smartpay.payments.v1.InstrumentsService.DetachInstrument": {"instrumentId": _INSTRUMENT_ID},
+    "smartpay.payments.v1.InstrumentsService.GetInstrument": {"instrumentId": _INSTRUMENT_ID},
+    "smartpay.payments.v1.InstrumentsService.ListInstruments": {"customerId": _CUSTOMER},
+    "smartpay.payments.v1.LedgerService.ListBalances": {"currencyCode": "USD"},
+    "smartpay.payments.v1.LedgerService.ListLedgerEntries": {
+        "pageSize": 20,
+        "paymentId": _PAYMENT,
+    },
+    "smartpay.payments.v1.MerchantsService.GetMerchant": {},
+    "smartpay.payments.v1.MerchantsService.UpdateMerchant": {
+        "etag": '"0"',
+        "settings": {
+            "fraudFailPolicy": "FRAUD_FAIL_POLICY_RULES",
+            "fraudFailLimits": [{"minorUnits": "5000", "currencyCode": "USD"}],
+            "fraudReviewPolicy": "FRAUD_REVIEW_POLICY_HOLD",
+            "captureMethod": "CAPTURE_METHOD_AUTOMATIC",
+            "accountOrder": [_BACKUP, _PRIMARY],
+            "attemptsMax": 3,
+            "cascadeSeconds": 20,
+            "rewardsEnabled": True,
+            "rewardVestingSeconds": "1209600",
+        },
+    },
     "smartpay.payments.v1.PaymentsService.CancelPayment": {"paymentId": _PAYMENT},
     "smartpay.payments.v1.PaymentsService.CapturePayment": {
         "paymentId": _PAYMENT,
@@ -60,12 +134,84 @@ EXAMPLES: Mapping[str, Mapping[str, Any]] = {
     "smartpay.payments.v1.PaymentsService.GetPayment": {"paymentId": _PAYMENT},
     "smartpay.payments.v1.PaymentsService.ListPayments": {
         "pageSize": 20,
-        "status": "STATUS_SUCCEEDED",
+        "status": ["STATUS_SUCCEEDED"],
+        "createTimeFrom": "2026-01-01T00:00:00Z",
     },
     "smartpay.payments.v1.PaymentsService.RefundPayment": {
         "paymentId": _PAYMENT,
         "amount": {"minorUnits": "500", "currencyCode": "USD"},
         "reason": "REASON_REQUESTED_BY_CUSTOMER",
+    },
+    "smartpay.payments.v1.PaymentsService.ResolvePayment": {
+        "paymentId": _PAYMENT,
+        "outcome": "OUTCOME_NOT_CHARGED",
+        "evidence": "Statement of June, no such charge",
+    },
+    "smartpay.payments.v1.PaymentsService.ReviewPayment": {
+        "paymentId": _PAYMENT,
+        "verdict": "VERDICT_APPROVE",
+        "note": "Called the payer.",
+    },
+    "smartpay.payments.v1.ProcessorAccountsService.AddWebhookSecret": {
+        "processorAccountId": _ACCOUNT,
+        "webhookSecret": "whsec_the-secret-that-stripe-shows",
+    },
+    "smartpay.payments.v1.ProcessorAccountsService.CreateProcessorAccount": {
+        "name": "europe",
+        "fees": [{"currencyCode": "EUR", "basisPoints": 150, "fixedMinorUnits": "25"}],
+        "credentials": {"stripe": {"secretKey": "rk_test_the_key_that_stripe_shows"}},
+    },
+    "smartpay.payments.v1.ProcessorAccountsService.DisableProcessorAccount": {
+        "processorAccountId": _ACCOUNT
+    },
+    "smartpay.payments.v1.ProcessorAccountsService.GetProcessorAccount": {
+        "processorAccountId": _PRIMARY
+    },
+    "smartpay.payments.v1.ProcessorAccountsService.ListProcessorAccounts": {},
+    "smartpay.payments.v1.ProcessorAccountsService.RemoveWebhookSecret": {
+        "processorAccountId": _ACCOUNT,
+        "webhookSecretId": _WEBHOOK_SECRET,
+    },
+    "smartpay.payments.v1.ProcessorAccountsService.UpdateProcessorAccount": {
+        "processorAccountId": _ACCOUNT,
+        "etag": '"1"',
+        "name": "europe, domestic",
+        "enabled": True,
+    },
+    "smartpay.payments.v1.RefundsService.GetRefund": {"refundId": _REFUND},
+    "smartpay.payments.v1.RefundsService.ListRefunds": {"pageSize": 20},
+    "smartpay.payments.v1.RefundsService.ResolveRefund": {
+        "refundId": _REFUND,
+        "outcome": "OUTCOME_REFUNDED",
+        "evidence": "Statement of June, line 12",
+    },
+    "smartpay.payments.v1.WebhookEndpointsService.CreateWebhookEndpoint": {
+        "url": "https://merchant.example/smartpay",
+        "eventTypes": ["smartpay.payment.*", "smartpay.refund.succeeded.v1"],
+    },
+    "smartpay.payments.v1.WebhookEndpointsService.DeleteWebhookEndpoint": {
+        "webhookEndpointId": _ENDPOINT
+    },
+    "smartpay.payments.v1.WebhookEndpointsService.GetWebhookEndpoint": {
+        "webhookEndpointId": _ENDPOINT
+    },
+    "smartpay.payments.v1.WebhookEndpointsService.ListWebhookDeliveries": {
+        "webhookEndpointId": _ENDPOINT,
+        "status": "STATUS_FAILED",
+    },
+    "smartpay.payments.v1.WebhookEndpointsService.ListWebhookEndpoints": {"pageSize": 20},
+    "smartpay.payments.v1.WebhookEndpointsService.ResendWebhookDelivery": {
+        "webhookEndpointId": _ENDPOINT,
+        "webhookDeliveryId": _DELIVERY,
+    },
+    "smartpay.payments.v1.WebhookEndpointsService.RotateWebhookSecret": {
+        "webhookEndpointId": _ENDPOINT,
+        "overlapSeconds": 86400,
+    },
+    "smartpay.payments.v1.WebhookEndpointsService.UpdateWebhookEndpoint": {
+        "webhookEndpointId": _ENDPOINT,
+        "url": "https://merchant.example/smartpay",
+        "enabled": True,
     },
     "smartpay.rewards.v1.RewardsService.GetReward": {"paymentId": _PAYMENT},
     "smartpay.rewards.v1.RewardsService.Grant": {"paymentId": _PAYMENT},

@@ -57,14 +57,25 @@ def http_filter(name: str, settings: betterproto2.Message) -> hcm.HttpFilter:
 
 
 def router_filter() -> hcm.HttpFilter:
-    """Ends every chain; Envoy's own headers stay inside."""
-    return http_filter("envoy.filters.http.router", router.Router(suppress_envoy_headers=True))
+    """Ends every chain; Envoy's own headers stay inside.
+
+    Without the counters per status that Envoy looks up by name for each answer (3 % of a
+    sidecar's CPU): the listeners count statuses too, and the log has them per method.
+    """
+    return http_filter(
+        "envoy.filters.http.router",
+        router.Router(suppress_envoy_headers=True, dynamic_stats=False),
+    )
 
 
-def access_log(fields: Mapping[str, str] = ACCESS_LOG_FIELDS) -> accesslog.AccessLog:
-    """Writes one JSON line per call, without secrets."""
+def access_log(
+    fields: Mapping[str, str] = ACCESS_LOG_FIELDS,
+    of: accesslog.AccessLogFilter | None = None,
+) -> accesslog.AccessLog:
+    """Writes one JSON line per call, without secrets; `of` chooses the calls."""
     return accesslog.AccessLog(
         name="envoy.access_loggers.file",
+        filter=of,
         typed_config=packed(
             file_log.FileAccessLog(
                 path=hole("ACCESS_LOG"),

@@ -7,6 +7,7 @@ https://protobuf.dev/programming-guides/json/; rules are those of buf.validate.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import StrEnum
 from typing import Any
@@ -65,6 +66,16 @@ _KEYWORDS = {
 _FORMATS = {"email": "email", "hostname": "hostname", "uri": "uri", "uuid": "uuid"}
 # Rules that say nothing JSON Schema doesn't say already, or that no JSON number breaks.
 _SILENT = {"defined_only", "finite", "required", "ignore"}
+# The parts of CEL rules (https://cel.dev) that JSON Schema has words for.
+_CEL_BOUND = re.compile(r"this\.(\w+) (>=|<=|>|<) (-?\d+)")
+_CEL_PATTERN = re.compile(r"this\.matches\('([^'\\]+)'\)")
+_CEL_CHOICE = re.compile(r"this in \[((?:'\w+',?)+)\]")
+_CEL_OPERATORS = {
+    ">": "exclusiveMinimum",
+    ">=": "minimum",
+    "<": "exclusiveMaximum",
+    "<=": "maximum",
+}
 _GROWING = "Values may be added."
 
 
@@ -243,6 +254,12 @@ def _apply(rules: Any, schema: Schema, field: FieldDescriptor) -> list[str]:  # 
             schema["minLength"] = schema["maxLength"] = value
         elif name == "cel":
             sentences += [f"It {rule.message.rstrip('.')}." for rule in value]
+            for rule in value:
+                express(rule.expression, schema, field)
+        elif name == "in":
+            enum = field.enum_type
+            # Of an enum the rule holds numbers; JSON writes names.
+            schema["enum"] = [enum.values_by_number[v].name if enum else v for v in value]
         elif name == "lt_now":
             sentences.append("It must lie in the past.")
         elif name == "keys":
@@ -257,6 +274,24 @@ def _apply(rules: Any, schema: Schema, field: FieldDescriptor) -> list[str]:  # 
         elif not (name in _SILENT or _is_zero_of_enum(name, value, field)):
             raise ContractError(f"{field.full_name}: teach json_schemas.py the rule {name!r}.")
     return sentences
+
+
+def express(rule: str, schema: Schema, field: FieldDescriptor) -> None:
+    """Says in the schema what it can of a CEL rule; its sentence says the whole.
+
+    Each part of a conjunction holds by itself, so a part that no schema can say is left out.
+    """
+    if "||" in rule or "?" in rule:
+        return
+    for part in rule.split(" && "):
+        if (bound := _CEL_BOUND.fullmatch(part)) and field.message_type is not None:
+            within = field.message_type.fields_by_name[bound[1]].json_name
+            bounds = schema.setdefault("properties", {}).setdefault(within, {})
+            bounds[_CEL_OPERATORS[bound[2]]] = int(bound[3])
+        elif pattern := _CEL_PATTERN.fullmatch(part):
+            schema["pattern"] = pattern[1]
+        elif choice := _CEL_CHOICE.fullmatch(part):
+            schema["enum"] = choice[1].replace("'", "").split(",")
 
 
 def _is_zero_of_enum(name: str, value: object, field: FieldDescriptor) -> bool:

@@ -23,6 +23,10 @@ HEADER_KIB = 32
 HEADERS = 64
 """How many headers a request may have; ours need about a dozen."""
 
+REGEX_STEPS = 4_096
+"""Size of a compiled regular expression; ours come from the generator alone, and the longest, all
+headers but those that are passed on, has about 1,500. Envoy's default is 100."""
+
 # How often
 
 RATE_WINDOW = timedelta(seconds=2)
@@ -46,8 +50,11 @@ COSTLY_ROUTES = (
 """Routes with that bound of their own: a language model answers, or 128 rows are scored."""
 
 TOKENLESS_CALLS = 400
-"""Calls without a client per window, all together: health, documents, and what carries a
-signature in place of a token."""
+"""Calls without a client per window, all together: health and documents."""
+
+SIGNED_CALLS = 400
+"""Calls of one address per window that carry a signature in place of a token, so 200 a second: a
+processor sends up to four notices per payment from a handful of addresses."""
 
 EDGE_CALLS = 10_000
 """All calls per window before their tokens are looked at: what checking signatures may cost.

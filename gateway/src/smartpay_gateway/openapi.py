@@ -14,6 +14,7 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescript
 
 from smartpay_gateway import limits
 from smartpay_gateway.contract import (
+    RAW_BODY,
     REASONS,
     SHARED_PACKAGE,
     Binding,
@@ -28,8 +29,8 @@ VERSIONED = "/v1"
 PROBLEM = "application/problem+json"
 EVENTS = "text/event-stream"
 LINES = "application/x-ndjson"
-RAW_BODY = "google.api.HttpBody"
-_MADE_BEFORE = frozenset({"decision_id", "payment_id"})
+FILES = ("text/csv", LINES)  # what exports are written as
+_MADE_BEFORE = frozenset({"customer_id", "decision_id", "payment_id"})
 _VARIABLE = re.compile(r"\{([a-z0-9_]+)(?:=\*)?\}")
 # As a comment of the contract says it: "REST: 201 with a terminal status, 202 with one ...".
 _STATUSES = re.compile(r"\bREST: (20\d[^.]*)\.")
@@ -143,7 +144,7 @@ _PROBLEM_SCHEMA: Schema = {
 
 def openapi(contract: Contract) -> str:
     """Writes the document as JSON text; raises ContractError for what it can't describe."""
-    rpcs = [rpc for rpc in contract.methods if rpc.bindings]
+    rpcs = [rpc for rpc in contract.with_token() if rpc.bindings]
     schemas = Schemas(
         contract.comments, [rpc.request for rpc in rpcs], [rpc.response for rpc in rpcs]
     )
@@ -168,7 +169,7 @@ def openapi(contract: Contract) -> str:
         ],
         "tags": [
             {"name": tag, "description": schemas.prose(service)}
-            for tag, service in sorted({(rpc.service, _service(rpc)) for rpc in rpcs})
+            for tag, service in sorted({(_tag(rpc), _service(rpc)) for rpc in rpcs})
         ],
         "paths": dict(sorted(paths.items())),
         "components": {
@@ -192,6 +193,22 @@ def _service(rpc: Rpc) -> str:
     return rpc.name.rpartition(".")[0]
 
 
+def _tag(rpc: Rpc) -> str:
+    """Names what the rpcs of one gRPC service are about: "payments", "webhook endpoints"."""
+    words = re.findall("[A-Z][a-z]*", _service(rpc).rpartition(".")[2].removesuffix("Service"))
+    return " ".join(words).lower()
+
+
+def _operation_id(rpc: Rpc, binding: Binding) -> str:
+    """Names an operation; where an rpc has more routes, those after the first by what they fix."""
+    title = _title(rpc)
+    name = title[0].lower() + title[1:]
+    if binding == _unversioned(rpc)[0]:
+        return name
+    fixed = sorted(rpc.request.fields_by_name[field].json_name for field in _variables(binding))
+    return f"{name}By{'And'.join(field[0].upper() + field[1:] for field in fixed)}"
+
+
 def _unversioned(rpc: Rpc) -> list[Binding]:
     """Lists the routes without /v1, which the second server stands for."""
     plain = [b for b in rpc.bindings if not b.path.startswith(f"{VERSIONED}/")]
@@ -211,12 +228,11 @@ def _json_path(rpc: Rpc, binding: Binding) -> str:
 
 
 def _operation(rpc: Rpc, binding: Binding, schemas: Schemas) -> Schema:
-    name = _title(rpc)
     about = schemas.prose(rpc.name)
     summary = re.split(r"(?<=\.)\s", about, maxsplit=1)[0].rstrip(".")
     operation: Schema = {
-        "operationId": name[0].lower() + name[1:],
-        "tags": [rpc.service],
+        "operationId": _operation_id(rpc, binding),
+        "tags": [_tag(rpc)],
         "summary": summary,
         "description": f"{about}\n\nDeadline: {rpc.deadline_seconds:g} s, or less by a shorter "
         f"`grpc-timeout`. Over gRPC: `{rpc.path[1:]}`.",
@@ -285,8 +301,12 @@ def _successes(rpc: Rpc, binding: Binding, schemas: Schemas) -> Schema:
     answer: Descriptor = rpc.response
     if binding.response_body:
         answer = _body_of(rpc, binding)
-    schema = schemas.message(answer, Side.ANSWER)
     kinds = (EVENTS, LINES) if rpc.streams else ("application/json",)
+    if answer.full_name == RAW_BODY:
+        schema, kinds, about = {"type": "string"}, FILES, "The file, piece by piece."
+    else:
+        schema = schemas.message(answer, Side.ANSWER)
+        about = schemas.prose(answer.full_name)
     headers = ["X-Request-Id"]
     if "etag" in answer.fields_by_name:
         headers.append("ETag")
@@ -299,7 +319,7 @@ def _successes(rpc: Rpc, binding: Binding, schemas: Schemas) -> Schema:
         statuses = {"2XX" if rpc.idempotency_key else "200": ""}
     return {
         status: {
-            "description": words.capitalize() + "." if words else schemas.prose(answer.full_name),
+            "description": words.capitalize() + "." if words else about,
             "headers": {
                 name: {"$ref": f"#/components/headers/{name}"}
                 for name in (*headers, *(("Location",) if status in {"201", "202"} else ()))

@@ -109,6 +109,7 @@ def runtime_limits() -> bootstrap.LayeredRuntime:
         "envoy.resource_limits.listener.ops.connection_limit": limits.OPS_CONNECTIONS,
         "http.max_requests_per_io_cycle": limits.CALLS_PER_READ,
         "overload.premature_reset_total_stream_count": limits.RESETS_AT_ONCE,
+        "re2.max_program_size.error_level": limits.REGEX_STEPS,
         "tracing.opentelemetry.min_flush_spans": limits.SPANS_TOGETHER,
     }
     layer: wellknown.Struct = wellknown.Struct.from_dict(dict(keys))

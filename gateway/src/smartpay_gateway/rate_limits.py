@@ -32,6 +32,7 @@ _ALWAYS = core.RuntimeFractionalPercent(
 )
 _CLIENT = "client"
 _ROUTE = "route"
+_ADDRESS = "remote_address"  # Envoy's own name for it
 
 
 def everybody() -> hcm.HttpFilter:
@@ -55,6 +56,27 @@ def each_client(tokens: str) -> hcm.HttpFilter:
 def of_pages() -> dict[str, wellknown.Any]:
     """Bounds the routes of what anybody may read, in place of the clients' bound."""
     return {"smartpay.client_calls": packed(_settings("page_calls", limits.PAGE_CALLS))}
+
+
+def of_signed_bodies() -> dict[str, wellknown.Any]:
+    """Bounds each address that calls without a token, in place of the clients' bound.
+
+    By address, so that nobody uses up what a processor needs by sending what is refused.
+    """
+    return {
+        "smartpay.client_calls": packed(
+            _settings(
+                "signed_calls",
+                limits.TOKENLESS_CALLS,
+                [_rule(limits.SIGNED_CALLS, (_ADDRESS, ""))],
+                [
+                    route.RateLimitAction(
+                        remote_address=route.RateLimitActionRemoteAddress(),
+                    )
+                ],
+            )
+        )
+    }
 
 
 def costly_routes(methods: Sequence[Method], tokens: str) -> hcm.HttpFilter:

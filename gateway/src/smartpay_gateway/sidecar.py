@@ -86,7 +86,7 @@ def _callers_allowed(methods: tuple[Method, ...]) -> hcm.HttpFilter:
                 permissions=[filters.calling(method.path)],
                 principals=[
                     filters.peer(caller)
-                    for caller in ((EDGE,) if method.scope else ()) + method.callers
+                    for caller in ((EDGE,) if method.from_outside else ()) + method.callers
                 ],
             )
             for method in methods

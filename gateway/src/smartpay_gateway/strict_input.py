@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from smartpay_gateway import limits
-from smartpay_gateway.contract import Binding, ContractError, Method
+from smartpay_gateway.contract import RAW_BODY, Binding, ContractError, Method
 
 LUA = Path(__file__).parent / "lua"
 
@@ -17,7 +17,6 @@ LUA = Path(__file__).parent / "lua"
 # a value without keys of ours.
 WELL_KNOWN = "google.protobuf."
 FREE = {"google.protobuf.Value", "google.protobuf.ListValue"}
-RAW_BODY = "google.api.HttpBody"
 _VARIABLE = re.compile(r"\{([a-z0-9_.]+)(?:=\*)?\}")
 
 
@@ -27,16 +26,18 @@ def strict_input_script(methods: Iterable[Method]) -> str:
         [
             f"local BODY_BYTES = {limits.BODY_BYTES}",
             *_table(tuple(methods)),
-            *map(_read, ("json.lua", "native.lua", "strict_input.lua")),
+            *map(_read, ("json.lua", "native.lua", "verbs.lua", "strict_input.lua")),
         ]
     )
 
 
-def answer_script() -> str:
-    """Joins JSON reader, wording and answers into the script that shapes REST's answers."""
+def answer_script(methods: Sequence[Method]) -> str:
+    """Joins JSON reader, table, wording and answers into the script that shapes REST's answers."""
     return "\n".join(
         [
             "local shapes = {}",
+            *_answers(methods),
+            *_spellings(methods),
             *map(_read, ("json.lua", "native.lua", "problem.lua", "answer.lua")),
         ]
     )
@@ -71,8 +72,54 @@ def _table(methods: tuple[Method, ...]) -> Iterator[str]:
     yield from routes
     yield "}"
     yield "local native_paths = {"
-    yield from (f'  ["{method.path}"] = true,' for method in methods)
+    # What needs no token needs no second door either.
+    yield from (f'  ["{method.path}"] = true,' for method in methods if not method.signed)
     yield "}"
+
+
+def _answers(methods: Iterable[Method]) -> Iterator[str]:
+    yield "-- Generated from the contract: what REST does with an rpc's answer."
+    yield "local rpcs = {"
+    for method in methods:
+        settings = ["stream = true"] if method.streams else []
+        if field := _unwrapped(method):
+            settings.append(f"opening = '{{\"{field}\":'")
+        if settings:
+            yield f'  ["{method.path}"] = {{ {", ".join(settings)} }},'
+    yield "}"
+
+
+def _spellings(methods: Iterable[Method]) -> Iterator[str]:
+    spellings: dict[str, str] = {}
+    pending = [method.request for method in methods if method.bindings]
+    known = set(pending)
+    while pending:
+        for field in pending.pop().fields:
+            if "_" in field.name:
+                spellings[field.name] = field.json_name
+            child = _child(field)
+            if child is not None and child not in known:
+                known.add(child)
+                pending.append(child)
+    yield "-- Generated from the contract: how REST spells the fields of requests."
+    yield "local spellings = {"
+    yield from (f'  {name} = "{json_name}",' for name, json_name in sorted(spellings.items()))
+    yield "}"
+
+
+def _unwrapped(method: Method) -> str:
+    """Finds the one field that is REST's body; the answer's script knows the rpc, not the route."""
+    names = {binding.response_body for binding in method.bindings}
+    if len(names) > 1:
+        raise ContractError(f"{method.path}: all routes must have the same response_body.")
+    name: str = names.pop() if names else ""
+    if not name:
+        return ""
+    field = method.response.fields_by_name[name]
+    if field.message_type is None or field.is_repeated:
+        raise ContractError(f"{method.path}: response_body must be one message.")
+    json_name: str = field.json_name
+    return json_name
 
 
 def _field(field: FieldDescriptor) -> Iterator[str]:
@@ -124,13 +171,6 @@ def _route(method: Method, binding: Binding, shapes: dict[str, Descriptor]) -> s
     elif body is not None:
         shapes[body.full_name] = body
         settings.append(f'shape = "{body.full_name}"')
-    if binding.response_body:
-        unwrapped = method.response.fields_by_name[binding.response_body]
-        if unwrapped.message_type is None or unwrapped.is_repeated:
-            raise ContractError(f"{method.path}: response_body must be one message.")
-        settings.append(f'unwrap = "{unwrapped.json_name}"')
-    if method.streams:
-        settings.append("stream = true")
     settings.append(f"bound = {_table_of(_names(method.request, bound))}")
     queryable = {}
     if binding.body != "*":

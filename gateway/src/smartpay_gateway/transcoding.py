@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import envoy_data_plane.envoy.config.cluster.v3 as cluster
 import envoy_data_plane.envoy.config.endpoint.v3 as endpoint
@@ -11,6 +11,7 @@ import envoy_data_plane.envoy.config.route.v3 as route
 import envoy_data_plane.envoy.extensions.filters.http.grpc_json_transcoder.v3 as transcoder
 import envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 as hcm
 import envoy_data_plane.envoy.type.matcher.v3 as matcher
+import envoy_data_plane.google.protobuf as wellknown
 
 from smartpay_gateway import limits
 from smartpay_gateway.contract import Contract, Method
@@ -55,6 +56,32 @@ def line_routes(contract: Contract) -> list[route.Route]:
             ),
             route=route.RouteAction(cluster=NOWHERE),
             typed_per_filter_config={TRANSCODER: packed(_settings(contract, lines=True))},
+        )
+    ]
+
+
+def signed_routes(contract: Contract, settings: Mapping[str, wellknown.Any]) -> list[route.Route]:
+    """Routes what carries its own proof past the token check, by `settings` of other filters.
+
+    REST only, and no further: the transcoder turns these very paths into the signed methods, and
+    what it leaves as it is has no access rule.
+    """
+    paths = [_pattern(b.path) for method in contract.signed() for b in method.bindings]
+    if not paths:
+        return []
+    return [
+        route.Route(
+            name="signed",
+            match=route.RouteMatch(
+                safe_regex=matcher.RegexMatcher(regex="|".join(paths)),
+                headers=[
+                    route.HeaderMatcher(
+                        name=":method", string_match=matcher.StringMatcher(exact="POST")
+                    )
+                ],
+            ),
+            route=route.RouteAction(cluster=NOWHERE),
+            typed_per_filter_config=dict(settings),
         )
     ]
 

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import uvloop
 
+from smartpay_sandbox.amazon_pay_api import AmazonPaySimulator
 from smartpay_sandbox.control import sandbox_app
 from smartpay_sandbox.listener import LOOPBACK, bind, server_for
+from smartpay_sandbox.merchant_endpoint import MerchantEndpoints
 from smartpay_sandbox.settings import SettingError, Settings, read_settings
 from smartpay_sandbox.simulator import Simulator
 from smartpay_sandbox.solana import SolanaSimulator
@@ -26,8 +28,16 @@ def simulators_for(settings: Settings) -> dict[str, Simulator]:
             settings.state_dir,
             settings.stripe_accounts,
             check_responses=settings.check_responses,
+            webhooks=settings.stripe_webhooks,
         ),
-        "solana": SolanaSimulator(settings.state_dir),
+        "amazon_pay": AmazonPaySimulator(settings.state_dir, settings.amazon_pay_merchants),
+        "merchant": MerchantEndpoints(),
+        "solana": SolanaSimulator(
+            settings.state_dir,
+            confirmed_slots=settings.solana_confirmed_slots,
+            final_slots=settings.solana_final_slots,
+            funds=settings.solana_funds,
+        ),
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 from smartpay_sandbox.run_folder import RunFolder, read_json, write_whole
 
@@ -12,6 +12,16 @@ RECEIPT_KEY_BYTES = 32
 AUTHORITY = "mint-authority"
 MINT = "mint"
 RECEIPT_KEY = "rewards-receipt-key"
+REFUND_KEY = "refund-wallet"
+
+
+# The file of each key whose address somebody else must know.
+_FILES = {
+    "mint": MINT,
+    "default_wallet": "default-wallet",
+    "treasury_wallet": "treasury-wallet",
+    "refund_wallet": REFUND_KEY,
+}
 
 
 @dataclass(frozen=True)
@@ -21,23 +31,32 @@ class ChainAddresses:
     mint: str
     default_wallet: str
     treasury_wallet: str
+    refund_wallet: str
+    usdc_mint: str
 
 
 def establish(run: RunFolder) -> ChainAddresses:
     """Makes the keys once, each in a file for this user alone, and answers the addresses."""
     memory = run.state / "chain.json"
-    if (known := read_json(memory)) is not None:
+    known: dict[str, str] = read_json(memory) or {}
+    names = {field.name for field in fields(ChainAddresses)}
+    if known.keys() == names:
         return ChainAddresses(**known)
-    from solders.keypair import Keypair  # only a first start pays for it
+    # Only a first start pays for these.
+    from solders.keypair import Keypair
 
-    made = {name: Keypair() for name in (AUTHORITY, MINT, "default-wallet", "treasury-wallet")}
+    from smartpay_sandbox.solana_wallets import USDC_MINT
+
+    made = {name: Keypair() for name in _FILES if name not in known}
     for name, keypair in made.items():
-        write_whole(run.secret(name), json.dumps(list(bytes(keypair))), mode=0o600)
-    write_whole(run.secret(RECEIPT_KEY), secrets.token_hex(RECEIPT_KEY_BYTES), mode=0o600)
+        write_whole(run.secret(_FILES[name]), json.dumps(list(bytes(keypair))), mode=0o600)
+    if not known:
+        write_whole(run.secret(AUTHORITY), json.dumps(list(bytes(Keypair()))), mode=0o600)
+        write_whole(run.secret(RECEIPT_KEY), secrets.token_hex(RECEIPT_KEY_BYTES), mode=0o600)
     addresses = ChainAddresses(
-        mint=str(made[MINT].pubkey()),
-        default_wallet=str(made["default-wallet"].pubkey()),
-        treasury_wallet=str(made["treasury-wallet"].pubkey()),
+        **known
+        | {name: str(keypair.pubkey()) for name, keypair in made.items()}
+        | {"usdc_mint": USDC_MINT}
     )
     write_whole(memory, json.dumps(asdict(addresses)))
     return addresses

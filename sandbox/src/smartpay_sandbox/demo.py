@@ -22,14 +22,14 @@ from smartpay_sandbox.edge_client import Answer, EdgeClient
 from smartpay_sandbox.launcher import Mesh, MeshError
 from smartpay_sandbox.launcher_commands import Progress
 from smartpay_sandbox.run_folder import REPOSITORY
-from smartpay_sandbox.tenants import DEMO, TENANTS
+from smartpay_sandbox.tenants import AMAZON_PAY, DEMO, SOLANA, TENANTS
 
 CARD, DECLINING_CARD = "pm_card_visa", "pm_card_visa_chargeDeclined"
 BURST_CARDS = ("pm_card_visa", "pm_card_mastercard", "pm_card_amex", "pm_card_discover")
 BURST_MAX = 16  # a card tester is caught long before
 CASCADE_TRIES = 6  # one decision in a hundred is random, and the router learns meanwhile
 CATCH_UP_SECONDS = 30.0  # chat and chain follow events; usually a second
-DIGITS = {"JPY": 0}  # of the currencies our merchants charge in; the others have two
+DIGITS = {"JPY": 0, "USDC": 6}  # of the currencies our merchants charge in; others have two
 INDENT = "   "
 TOKEN_DIGITS = 6
 
@@ -91,6 +91,8 @@ class Story:
         self._repeated(order, approved)
         blocked = self._blocked()
         self._cascade()
+        self._amazon_pay()
+        self._solana_pay()
         self._refund(approved)
         self._reward(approved)
         self._chat(blocked)
@@ -178,6 +180,50 @@ class Story:
         self._say(f"{names[0]!r} declines ({code}), {names[1]!r} charges 42.00 USD:")
         self._say(f"one payment, two attempts, succeeded in {answer.milliseconds} ms")
 
+    def _amazon_pay(self) -> None:
+        self._title("A payer who prefers Amazon Pay")
+        order = self._order("amazon", 2500)
+        order["instrument"] = self._wallet(AMAZON_PAY, "checkout")
+        asked = self._pay(order)
+        require(asked.status == 202, "the payer must act first", asked)
+        url = asked.body["nextAction"]["amazonCheckout"]["url"]
+        self._post_outside(f"{url}/agree", None)
+        self._say("POST /pay 25.00 USD: the payer is sent to Amazon's checkout, and agrees there")
+        paid = self._confirmed(asked.body)
+        self._say(f"Amazon charged it: {paid['attempts'][-1]['processorPaymentId']}")
+
+    def _solana_pay(self) -> None:
+        self._title("A payer with a Solana wallet, who sends too much")
+        order = self._order("solana", 12_000_000)
+        order["amount"]["currencyCode"] = "USDC"
+        order["instrument"] = self._wallet(SOLANA, "solana_pay")
+        asked = self._pay(order)
+        require(asked.status == 202, "the payer must act first", asked)
+        url = asked.body["nextAction"]["solanaPay"]["url"]
+        self._say(f"POST /pay 12 USDC: show this as a QR code: {url[:46]}...")
+        sent = {"url": url, "amount": "15"}
+        self._post_outside(f"{self._mesh.endpoints['sandbox']}/solana/pay", sent)
+        paid = self._confirmed(asked.body)
+        require(paid["capturedAmount"]["minorUnits"] == "12000000", "12 USDC are captured")
+        require(paid["overpaidAmount"]["minorUnits"] == "3000000", "3 USDC are too much")
+        path = f"/payments/{paid['paymentId']}"
+        back = self._wait(
+            lambda: self._edge.get(path),
+            lambda answer: answer.body["refunds"][0]["status"] == "STATUS_SUCCEEDED",
+            "what was too much goes back by itself",
+        ).body["refunds"][0]
+        require(back["amount"]["minorUnits"] == "3000000", "3 USDC are sent back")
+        self._say("the wallet sends 15: 12 are captured, 3 go back to it by themselves")
+
+    def _confirmed(self, payment: dict[str, Any]) -> dict[str, Any]:
+        path = f"/payments/{payment['paymentId']}:confirm"
+        answer = self._wait(
+            lambda: self._edge.post(path, {}),
+            lambda answer: answer.body["status"] == "STATUS_SUCCEEDED",
+            "what the payer did is noticed",
+        )
+        return dict(answer.body)
+
     def _refund(self, payment: dict[str, Any]) -> None:
         self._title("A refund")
         path = f"/payments/{payment['paymentId']}"
@@ -260,6 +306,16 @@ class Story:
             for name, token in cards.items()
         ]
         return {"tokens": tokens, "fingerprint": secrets.token_hex(8)}
+
+    def _wallet(self, account: str, token: str) -> dict[str, Any]:
+        return {"tokens": [{"processorAccountId": DEMO.account_id(account), "token": token}]}
+
+    def _post_outside(self, url: str, body: dict[str, Any] | None) -> None:
+        """Does what a payer does in a browser or a wallet."""
+        data = b"" if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request) as response:
+            require(response.status < 300, f"the outside world takes {url}")
 
     def _pay(self, order: dict[str, Any]) -> Answer:
         return self._edge.post("/pay", order, key=order["merchantOrderId"])

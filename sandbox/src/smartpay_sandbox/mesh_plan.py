@@ -43,7 +43,6 @@ def plan(run: RunFolder, overrides: Mapping[str, Mapping[str, str]]) -> tuple[Pr
     Raises:
         PortTakenError: when a port the user demands is in use.
     """
-    tenants.write_stripe_keys(run)
     chain = chain_keys.establish(run)
     ports = choose_ports(
         PORT_NAMES,
@@ -51,6 +50,10 @@ def plan(run: RunFolder, overrides: Mapping[str, Mapping[str, str]]) -> tuple[Pr
         preferred={EDGE: EDGE_PORT},
         fixed=_demanded_ports(overrides.get("ports", {})),
     )
+    edge = f"https://{LOOPBACK}:{ports[EDGE]}"
+    tenants.write_stripe_keys(run)
+    tenants.write_amazon_pay_keys(run, edge)
+    tenants.write_webhooks(run, edge)
     _write_endpoints(run, ports, chain)
     processes = (
         *_outside(run, ports, chain),
@@ -84,6 +87,7 @@ def _write_endpoints(
         "solana": f"{sandbox}/solana",
         "mint": chain.mint,
         "wallet": chain.default_wallet,
+        "usdc_mint": chain.usdc_mint,
     }
     write_whole(run.endpoints, json.dumps(endpoints, indent=1))
 
@@ -93,6 +97,8 @@ def _outside(
 ) -> tuple[Process, ...]:
     state = run.state / "sandbox"
     state.mkdir(exist_ok=True)
+    funds = run.state / "solana-funds.json"
+    write_whole(funds, json.dumps(_funds(chain)))
     sandbox = Process(
         name="sandbox",
         command=(sys.executable, "-m", "smartpay_sandbox"),
@@ -101,6 +107,11 @@ def _outside(
             "SANDBOX_STATE_DIR": str(state),
             "SANDBOX_PORT": str(ports["sandbox"]),
             "SANDBOX_STRIPE_ACCOUNTS": str(run.secret("stripe-accounts.json")),
+            "SANDBOX_STRIPE_WEBHOOKS": str(run.secret("stripe-webhooks.json")),
+            # Its notices go to the edge.
+            "SSL_CERT_FILE": str(run.certificates / "ca.crt"),
+            "SANDBOX_AMAZON_PAY_MERCHANTS": str(run.secret("amazon-pay-merchants.json")),
+            "SANDBOX_SOLANA_FUNDS": str(funds),
         },
         ready=Answering(f"http://{LOOPBACK}:{ports['sandbox']}/control/health"),
         kind="outside",
@@ -116,6 +127,15 @@ def _outside(
         stop_layer=LAYERS["outside"],
     )
     return sandbox, cognito
+
+
+def _funds(chain: chain_keys.ChainAddresses) -> list[dict[str, str]]:
+    """Says what the merchants' wallets begin with, in whole coins."""
+    return [
+        # Wallets pay USDC only to who has an account for it.
+        {"address": chain.treasury_wallet, "sol": "1", "usdc": "1"},
+        {"address": chain.refund_wallet, "sol": "100", "usdc": "100000"},
+    ]
 
 
 def _tasks(
@@ -165,6 +185,14 @@ def _services(
         if service == "payments":
             own["STRIPE_API_BASE"] = f"http://{LOOPBACK}:{ports['sandbox']}/stripe"
             own["STRIPE_SECRET_KEY_FILE"] = str(run.secret(tenants.DEMO.secret_name("primary")))
+            own["AMAZON_PAY_CERTIFICATE_BASE"] = f"http://{LOOPBACK}:{ports['sandbox']}/amazon_pay/"
+            own["PAYMENTS_WEBHOOK_SIGNING_KEY_FILE"] = str(run.secret(tenants.WEBHOOK_SIGNING_KEY))
+            own["PAYMENTS_WEBHOOK_ALLOW_LOOPBACK"] = "true"
+            own["AMAZON_PAY_API_BASE"] = f"http://{LOOPBACK}:{ports['sandbox']}/amazon_pay"
+            own["SOLANA_RPC_URL"] = f"http://{LOOPBACK}:{ports['sandbox']}/solana"
+            own["PAYMENTS_USDC_MINT_ADDRESS"] = chain.usdc_mint
+            own["SOLANA_TREASURY_WALLET"] = chain.treasury_wallet
+            own["SOLANA_REFUND_SECRET_KEY_FILE"] = str(run.secret(chain_keys.REFUND_KEY))
         if service == "rewards":
             own |= _chain_environment(run, ports, chain)
             own["DEFAULT_USER_WALLET"] = chain.default_wallet
@@ -241,7 +269,9 @@ def _chain_environment(
 
 def _is_setting(service: str, variable: str) -> bool:
     return variable.startswith(f"{service.upper()}_") or (
-        service == "payments" and variable.startswith("STRIPE_") and "SECRET" not in variable
+        service == "payments"
+        and variable.startswith(("STRIPE_", "AMAZON_PAY_"))
+        and "SECRET" not in variable
     )
 
 

@@ -1,81 +1,120 @@
 """The payments service with one promise broken, to prove that the judge would notice.
 
-`python -m smartpay_sandbox.sabotage <promise>` stands in for `python -m smartpay_payments`; the
-functions below are plans for `Mesh(..., plan="smartpay_sandbox.sabotage:new_keys")`.
+Each is what somebody might well have written. `crash_points.prepare` breaks one of them in a forked
+process; nothing in the service's own code knows of it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import secrets
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Any
 
-from smartpay_payments import __main__ as payments
+from smartpay_payments.adapters.amazon_pay_processor import AmazonPayProcessor
 from smartpay_payments.adapters.sqlite_payments import SqlitePayments
 from smartpay_payments.adapters.stripe_processor import StripeProcessor
-from smartpay_payments.domain.idempotency import Claim
-from smartpay_payments.domain.ledger import LedgerEntry
-from smartpay_payments.domain.payment import Attempt, Payment
-from smartpay_payments.domain.processor import Outcome
-from smartpay_sandbox.mesh_plan import plan
-from smartpay_sandbox.processes import Process
-from smartpay_sandbox.run_folder import RunFolder
-
-NEW_KEYS = "new-key-per-retry"
-NO_ATTEMPT = "no-attempt-stored"
+from smartpay_payments.domain.payment import Attempt, AttemptStatus, Payment
+from smartpay_payments.domain.processor import Declined, NotKnown, Outcome
+from smartpay_payments.recovery import Recovery
 
 
-def new_keys(run: RunFolder, overrides: Mapping[str, Mapping[str, str]]) -> tuple[Process, ...]:
-    """Plans a mesh whose payments charge every retry under a fresh key."""
-    return _with_payments(plan(run, overrides), NEW_KEYS)
+@dataclass(frozen=True)
+class Promise:
+    """One promise, how it is broken, and what the judge then says.
+
+    Attributes:
+        break_it: breaks it in this process.
+        crime: the judge's word for it.
+    """
+
+    break_it: Callable[[], None]
+    crime: str
 
 
-def no_attempt(run: RunFolder, overrides: Mapping[str, Mapping[str, str]]) -> tuple[Process, ...]:
-    """Plans a mesh whose payments store an attempt only after the call."""
-    return _with_payments(plan(run, overrides), NO_ATTEMPT)
+def _new_key_per_retry() -> None:
+    """Breaks: a repeated charge is the same charge."""
+    for processor in (StripeProcessor, AmazonPayProcessor):
+        processor.charge = _under_fresh_keys(processor.charge)  # type: ignore[method-assign]
 
 
-def _with_payments(processes: tuple[Process, ...], promise: str) -> tuple[Process, ...]:
-    command = (sys.executable, "-m", "smartpay_sandbox.sabotage", promise)
-    return tuple(replace(p, command=command) if p.name == "payments" else p for p in processes)
-
-
-def _break_the_keys() -> None:
-    charge = StripeProcessor.charge
-
-    async def charge_anew(self: StripeProcessor, payment: Payment, attempt: Attempt) -> Outcome:
-        fresh = f"{attempt.processor_key}-{secrets.token_hex(4)}"
+def _under_fresh_keys(charge: Callable[..., Awaitable[Outcome]]) -> Callable[..., Any]:
+    async def charge_anew(self: object, payment: Payment, attempt: Attempt) -> Outcome:
+        fresh = f"{attempt.processor_key[:20]}-{secrets.token_hex(4)}"
         return await charge(self, payment, replace(attempt, processor_key=fresh))
 
-    StripeProcessor.charge = charge_anew  # type: ignore[method-assign]
+    return charge_anew
 
 
-def _break_the_order() -> None:
+def _cascade_after_timeout() -> None:
+    """Breaks: silence is no decline."""
+    charge = StripeProcessor.charge
+
+    async def charge_impatiently(
+        self: StripeProcessor, payment: Payment, attempt: Attempt
+    ) -> Outcome:
+        outcome = await charge(self, payment, attempt)
+        return Declined("timed_out", soft=True) if isinstance(outcome, NotKnown) else outcome
+
+    StripeProcessor.charge = charge_impatiently  # type: ignore[method-assign]
+
+
+def _no_attempt_stored() -> None:
+    """Breaks: what is about to be sent is durable first (C1)."""
     create, save = SqlitePayments.create, SqlitePayments.save
-    unwritten: dict[str, tuple[Payment, Claim, Sequence[LedgerEntry]]] = {}
+    unwritten: dict[str, tuple[Any, ...]] = {}
 
-    async def remember(
-        self: SqlitePayments, payment: Payment, claim: Claim, entries: Sequence[LedgerEntry]
-    ) -> Payment | None:
-        unwritten[payment.payment_id] = (payment, claim, entries)
+    async def remember(self: SqlitePayments, payment: Payment, *rest: Any) -> Payment | None:  # noqa: ANN401
+        unwritten[payment.payment_id] = (payment, *rest)
         return None
 
-    async def write_late(
-        self: SqlitePayments,
-        payment: Payment,
-        entries: Sequence[LedgerEntry],
-        claim: Claim | None = None,
-    ) -> bool:
+    async def write_late(self: SqlitePayments, payment: Payment, *rest: Any) -> bool:  # noqa: ANN401
         held = unwritten.pop(payment.payment_id, None)
         if held is not None:
             await create(self, *held)
-        return await save(self, payment, entries, claim)
+        return await save(self, payment, *rest)
 
-    SqlitePayments.create = remember  # type: ignore[method-assign]
-    SqlitePayments.save = write_late  # type: ignore[method-assign]
+    SqlitePayments.create = remember  # type: ignore[assignment, method-assign]
+    SqlitePayments.save = write_late  # type: ignore[assignment, method-assign]
 
 
-if __name__ == "__main__":
-    {NEW_KEYS: _break_the_keys, NO_ATTEMPT: _break_the_order}[sys.argv[1]]()
-    payments.main()
+def _stored_error_is_failure() -> None:
+    """Breaks: a server error that is replayed out of a key's memory says nothing of the charge."""
+
+    async def fail(self: StripeProcessor, payment: Payment, attempt: Attempt) -> Outcome:
+        return Declined("processing_error", soft=False)
+
+    StripeProcessor._search = fail  # type: ignore[method-assign]
+
+
+def _list_then_cascade() -> None:
+    """Breaks: what a list does not show yet may still come to be."""
+    charge = StripeProcessor.charge
+
+    async def look_instead(self: StripeProcessor, payment: Payment, attempt: Attempt) -> Outcome:
+        if attempt.status is AttemptStatus.UNKNOWN:
+            return await self._search(payment, attempt)
+        return await charge(self, payment, attempt)
+
+    StripeProcessor.charge = look_instead  # type: ignore[method-assign]
+
+
+def _no_recovery() -> None:
+    """Breaks: what nobody asks about again is taken up nevertheless."""
+
+    async def sleep(self: Recovery) -> None:
+        await asyncio.Event().wait()
+
+    Recovery.run = sleep  # type: ignore[method-assign]
+
+
+PROMISES = {
+    "new-key-per-retry": Promise(_new_key_per_retry, "double charge"),
+    "cascade-after-timeout": Promise(_cascade_after_timeout, "double charge"),
+    "no-attempt-stored": Promise(_no_attempt_stored, "lost charge"),
+    "stored-error-is-failure": Promise(_stored_error_is_failure, "lost charge"),
+    "list-then-cascade": Promise(_list_then_cascade, "double charge"),
+    "no-recovery": Promise(_no_recovery, "stuck"),
+}
+"""The promises by name."""

@@ -26,9 +26,11 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from smartpay_sandbox.simulator import hang_up
+from smartpay_sandbox.solana_dump import dump_of
 from smartpay_sandbox.solana_faults import Faults
 from smartpay_sandbox.solana_ledger import (
     BLOCKHASH_AGE_SLOTS_MAX,
+    FINALITY_SLOTS,
     Landed,
     SolanaLedger,
     Verdict,
@@ -45,10 +47,12 @@ from smartpay_sandbox.solana_views import (
     transaction_json,
     version_of,
 )
+from smartpay_sandbox.solana_wallets import Funds, PayOrder, Wallets
 from smartpay_sandbox.solana_wire import (
     INVALID_PARAMS,
     INVALID_REQUEST,
     METHOD_NOT_FOUND,
+    NODE_UNHEALTHY,
     PARSE_ERROR,
     PREFLIGHT_FAILURE,
     SIGNATURE_VERIFICATION_FAILURE,
@@ -56,6 +60,7 @@ from smartpay_sandbox.solana_wire import (
     Params,
     RpcError,
     address_of,
+    at_least_confirmed,
     commitment_of,
     data_slice_of,
     decode,
@@ -81,11 +86,24 @@ class SolanaSimulator:
     Args:
         state_dir: folder of its one SQLite file; a second start there continues the same chain.
         clock: seconds since 1970; slots follow it.
+        confirmed_slots: how many slots of 400 ms pass before a transaction is confirmed.
+        final_slots: how many before it is finalized; a real cluster needs 32.
+        funds: wallets that have coins from the start.
     """
 
-    def __init__(self, state_dir: Path, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        state_dir: Path,
+        clock: Callable[[], float] = time.time,
+        *,
+        confirmed_slots: int = 0,
+        final_slots: int = FINALITY_SLOTS,
+        funds: Sequence[Funds] = (),
+    ) -> None:
         self._state_dir = state_dir
         self._clock = clock
+        self._steps = (confirmed_slots, final_slots)
+        self._funds = funds
         self._faults = Faults()
         self._started: SolanaLedger | None = None
         # Any path answers, so that the node works mounted, and with or without a last slash.
@@ -122,7 +140,10 @@ class SolanaSimulator:
     async def start(self) -> None:
         """Open the chain of the state folder, or begin a new one."""
         self._state_dir.mkdir(parents=True, exist_ok=True)
-        self._started = SolanaLedger(self._state_dir / "solana.sqlite", self._clock)
+        path = self._state_dir / "solana.sqlite"
+        self._started = SolanaLedger(path, self._clock, *self._steps)
+        for each in self._funds:
+            self.fund(each)
 
     async def stop(self) -> None:
         """Close the file; safe to call twice."""
@@ -138,44 +159,21 @@ class SolanaSimulator:
         """Drop all fault rules."""
         self._faults.clear()
 
+    def fund(self, funds: Funds) -> None:
+        """Fill a wallet up; raises ValueError for what can't be read."""
+        Wallets(self._ledger).fund(funds)
+
+    def pay(self, order: PayOrder) -> dict[str, str]:
+        """Pay as a wallet would; raises ValueError for what no wallet would do."""
+        return Wallets(self._ledger).pay(order)
+
     def dump(self) -> dict[str, Any]:
-        """Return what a judge needs: supplies, token accounts, receipts, memos, counts.
+        """Return what a judge needs: supplies, accounts, receipts, memos, transfers, refunds.
 
         A receipt is a System account that holds exactly the rent of an empty account and no data.
+        Transfers stand under the first key they name beside their own, refunds under their mark.
         """
-        ledger = self._ledger
-        tokens = list(ledger.token_accounts())
-        mints = {key: mint for key, account in tokens if (mint := mint_of(account))}
-        held = {key: token for key, account in tokens if (token := token_account_of(account))}
-        receipt_lamports = ledger.rent_exempt_lamports(0)
-        return {
-            "genesis_hash": ledger.genesis_hash,
-            "slot": ledger.slot,
-            "transactions": ledger.landed_count(),
-            "mints": {
-                str(key): {
-                    "supply": str(mint.supply),
-                    "decimals": mint.decimals,
-                    "authority": None if mint.authority is None else str(mint.authority),
-                }
-                for key, mint in mints.items()
-            },
-            "token_accounts": [
-                {
-                    "address": str(key),
-                    "mint": str(token.mint),
-                    "owner": str(token.owner),
-                    "amount": str(token.amount),
-                }
-                for key, token in held.items()
-            ],
-            "receipts": sorted(
-                str(key)
-                for key, account in ledger.system_accounts()
-                if account.lamports == receipt_lamports and not account.data
-            ),
-            "memos": ledger.memo_counts(),
-        }
+        return dump_of(self._ledger)
 
     @property
     def _ledger(self) -> SolanaLedger:
@@ -206,6 +204,11 @@ class SolanaSimulator:
             await asyncio.sleep(strike.delay_before_ms / 1000)
         if "error_before" in strike.kinds:
             return PlainTextResponse("gateway timeout", status_code=504)
+        if "rate_limit" in strike.kinds:
+            return PlainTextResponse("too many requests", status_code=429)
+        if "node_behind" in strike.kinds:
+            behind = RpcError(NODE_UNHEALTHY, "Node is behind by 42 slots", {"numSlotsBehind": 42})
+            return _answer(call_id, error=behind.body)
         try:
             result = self._call(name, call.get("params", []), "stale_reads" in strike.kinds)
             response = _answer(call_id, result=result)
@@ -338,7 +341,9 @@ class SolanaSimulator:
     # --- history ---
 
     def _confirmation(self, landed: Landed) -> str:
-        return "finalized" if landed.slot <= self._ledger.final_slot else "confirmed"
+        steps = ("finalized", "confirmed")
+        reached = (each for each in steps if landed.slot <= self._ledger.slot_at(each))
+        return next(reached, "processed")
 
     def _get_signature_statuses(self, params: Params) -> Json:
         signatures = params.at(0, list)
@@ -364,6 +369,7 @@ class SolanaSimulator:
 
     def _get_signatures_for_address(self, params: Params) -> Json:
         address, options = params.address(0), params.options(1)
+        at_least_confirmed(options)
         limit = options.get("limit") or HISTORY_PER_CALL_MAX
         if not isinstance(limit, int) or not 1 <= limit <= HISTORY_PER_CALL_MAX:
             raise RpcError(INVALID_PARAMS, f"Invalid limit; max {HISTORY_PER_CALL_MAX}")
@@ -397,6 +403,7 @@ class SolanaSimulator:
 
     def _get_transaction(self, params: Params) -> Json:
         options = params.options(1)
+        at_least_confirmed(options)
         landed = self._ledger.landed(signature_of(params.at(0, str)))
         if landed is None or landed.slot > self._slot_for(options):
             return None

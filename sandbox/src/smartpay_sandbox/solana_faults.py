@@ -18,6 +18,8 @@ KINDS = {
     "drop_after_commit": "sendTransaction",  # executed, then the connection closes unanswered
     "error_before": "sendTransaction",  # 504 and nothing executed
     "error_after": "sendTransaction",  # executed, then 504
+    "rate_limit": "*",  # 429 and nothing executed
+    "node_behind": "*",  # JSON-RPC error -32005, as an unhealthy node answers; nothing executed
     "slow": "*",  # sleeps delay_ms before or after the work
     "stale_reads": "getSignatureStatuses",  # answers as if nothing had landed yet
 }

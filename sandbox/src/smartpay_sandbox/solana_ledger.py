@@ -4,8 +4,8 @@ LiteSVM executes the real System, Token, Associated Token and Memo programs, but
 150-block window and no disk. This module adds exactly these. Every landed transaction is written
 to SQLite before its caller hears of it, so a killed process forgets nothing it has answered.
 
-Deliberate limits: one node never forks, so "processed" and "confirmed" are the same here; durable
-nonces and the SlotHashes sysvar do not advance.
+Deliberate limits: one node never forks, so what is processed always becomes confirmed and final, by
+the mere passing of slots; durable nonces and the SlotHashes sysvar do not advance.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from solders.transaction_metadata import (
     TransactionMetadata,
 )
 
+from smartpay_sandbox.solana_movements import movements_of
 from smartpay_sandbox.solana_views import (
     MEMO_PROGRAM_ID,
     TOKEN_PROGRAM_IDS,
@@ -59,6 +60,7 @@ CREATE TABLE IF NOT EXISTS landed (
   block_time INTEGER NOT NULL, err TEXT, memo TEXT, wire BLOB NOT NULL, meta TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS mention (
   address BLOB NOT NULL, position INTEGER NOT NULL, PRIMARY KEY (address, position)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS movement (position INTEGER NOT NULL, movement TEXT NOT NULL);
 """
 _LANDED_COLUMNS = "position, signature, slot, block_time, err, memo, wire, meta"
 
@@ -96,10 +98,19 @@ class SolanaLedger:
     Args:
         path: the SQLite file; its folder must exist.
         clock: seconds since 1970, injected so that tests can move time.
+        confirmed_slots: how many slots pass before a transaction is confirmed.
+        final_slots: how many before it is finalized.
     """
 
-    def __init__(self, path: Path, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        clock: Callable[[], float],
+        confirmed_slots: int = 0,
+        final_slots: int = FINALITY_SLOTS,
+    ) -> None:
         self._clock = clock
+        self._steps = {"processed": 0, "confirmed": confirmed_slots, "finalized": final_slots}
         self._database = sqlite3.connect(path, isolation_level=None)
         # The page cache outlives a killed process, so syncing would only guard against power loss.
         self._database.execute("PRAGMA journal_mode = WAL")
@@ -123,7 +134,7 @@ class SolanaLedger:
         """Write the chain's identity once, so that it is the same after every restart."""
         rows = {
             "hash": str(Hash(secrets.token_bytes(32))),
-            "time_milliseconds": str(int(self._clock() * 1000)),
+            "time_milliseconds": str(round(self._clock() * 1000)),
         }
         self._database.executemany(
             "INSERT OR IGNORE INTO genesis VALUES (?, ?)", list(rows.items())
@@ -154,18 +165,13 @@ class SolanaLedger:
 
         A chain begins with its first final slot behind it, so that every commitment has a slot.
         """
-        passed = int(self._clock() * 1000) - self._genesis_milliseconds
+        passed = round(self._clock() * 1000) - self._genesis_milliseconds
         self._slot_floor = max(self._slot_floor, FINALITY_SLOTS + passed // SLOT_MILLISECONDS)
         return self._slot_floor
 
-    @property
-    def final_slot(self) -> int:
-        """The newest slot that is finalized."""
-        return self.slot - FINALITY_SLOTS
-
     def slot_at(self, commitment: str) -> int:
         """Return the newest slot a reader at this commitment may see."""
-        return self.final_slot if commitment == "finalized" else self.slot
+        return max(0, self.slot - self._steps[commitment])
 
     def blockhash_of(self, slot: int) -> str:
         """Return the blockhash of a slot: derived, so that a restart keeps the whole window."""
@@ -186,11 +192,11 @@ class SolanaLedger:
 
     def account(self, address: Pubkey, commitment: str = "processed") -> Account | None:
         """Return an account as a reader at this commitment sees it, or None."""
-        if commitment == "finalized":
-            self._forget_final()
-            for _, before in self._not_final:
-                if address in before:
-                    return before[address]
+        self._forget_final()
+        seen = self.slot_at(commitment)
+        for slot, before in self._not_final:
+            if slot > seen and address in before:
+                return before[address]
         return self._svm.get_account(address)
 
     def token_accounts(self) -> Iterator[tuple[Pubkey, Account]]:
@@ -233,6 +239,12 @@ class SolanaLedger:
             "SELECT memo, count(*) FROM landed WHERE err IS NULL AND memo IS NOT NULL GROUP BY 1"
         )
         return dict(self._database.execute(query))
+
+    def movements(self) -> list[tuple[str, int, str]]:
+        """Return (signature, slot, movement) of every transfer that a judge asks for, in order."""
+        query = """SELECT signature, slot, movement FROM movement JOIN landed USING (position)
+          ORDER BY position, movement.rowid"""
+        return list(self._database.execute(query))
 
     # --- executing ---
 
@@ -357,11 +369,14 @@ class SolanaLedger:
             ).lastrowid
             for key in dict.fromkeys(keys):
                 write("INSERT INTO mention VALUES (?, ?)", (bytes(key), position))
+            if verdict.err is None:
+                for movement in movements_of(transaction, keys, before, after):
+                    write("INSERT INTO movement VALUES (?, ?)", (position, movement.as_json()))
         self._forget_final()
         self._not_final.append((slot, {key: before[key] for key in changed}))
 
     def _forget_final(self) -> None:
-        final = self.final_slot
+        final = self.slot_at("finalized")
         while self._not_final and self._not_final[0][0] <= final:
             self._not_final.popleft()
 

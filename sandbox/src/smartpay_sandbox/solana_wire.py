@@ -20,7 +20,7 @@ PACKET_BYTES_MAX = 1232  # PACKET_DATA_SIZE: IPv6's smallest MTU less headers
 
 PARSE_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND, INVALID_PARAMS = -32700, -32600, -32601, -32602
 PREFLIGHT_FAILURE, SIGNATURE_VERIFICATION_FAILURE = -32002, -32003
-UNSUPPORTED_TRANSACTION_VERSION = -32015
+NODE_UNHEALTHY, UNSUPPORTED_TRANSACTION_VERSION = -32005, -32015
 
 
 class RpcError(Exception):
@@ -69,6 +69,12 @@ def commitment_of(options: Mapping[str, Any]) -> str:
     if commitment not in ("processed", "confirmed", "finalized"):
         raise RpcError(INVALID_PARAMS, "commitment: use processed, confirmed or finalized")
     return str(commitment)
+
+
+def at_least_confirmed(options: Mapping[str, Any]) -> None:
+    """Refuse to read history at processed, as a validator does."""
+    if commitment_of(options) == "processed":
+        raise RpcError(INVALID_PARAMS, "Method does not support commitment below `confirmed`")
 
 
 def address_of(text: Json) -> Pubkey:

@@ -17,14 +17,28 @@ from smartpay_sandbox.stripe_cards import (
     NO_AUTHENTICATION,
     PAYMENT_METHOD_ALIASES,
     TOKEN_ALIASES,
+    UNLESS_SET_UP,
     Decline,
     TestCard,
 )
+from smartpay_sandbox.stripe_dispute_objects import dispute, moved
 from smartpay_sandbox.stripe_objects import Json
 from smartpay_sandbox.stripe_refusals import invalid, missing
 
-KINDS = ("payment_intent", "charge", "refund", "payment_method", "balance_transaction")
+KINDS = (
+    "payment_intent",
+    "charge",
+    "refund",
+    "payment_method",
+    "balance_transaction",
+    "customer",
+    "setup_intent",
+    "payout",
+    "dispute",
+)
 """The kinds of object an account keeps."""
+FILTERS = ("payment_intent", "charge", "currency", "source", "status", "type")
+"""The fields that lists filter on, each where Stripe lets a list have it."""
 PAGE_SIZE, PAGE_SIZE_MAX = 10, 100
 """Stripe's published default and limit for lists."""
 METADATA_KEYS_MAX, METADATA_KEY_LENGTH_MAX, METADATA_VALUE_LENGTH_MAX = 50, 40, 500
@@ -53,9 +67,10 @@ class StripeAccount:
 
     def __init__(self, account_id: str, clock: Callable[[], int]) -> None:
         self.id = account_id
-        self._clock = clock
+        self.clock = clock
         self._kept: dict[str, dict[str, Json]] = {kind: {} for kind in KINDS}
         self._staged: dict[str, Json] = {}
+        self._spent: set[str] = set()
 
     # --- keeping ---
 
@@ -63,10 +78,17 @@ class StripeAccount:
         """Take objects as they were committed."""
         for item in found:
             self._kept[item["object"]][item["id"]] = item
+            if item["object"] == "charge" and item["status"] == "succeeded":
+                # A card that no customer has may be charged once.
+                self._spent.add(item["payment_method"])
 
     def staged(self) -> list[Json]:
         """List what the last command changed and nobody committed yet."""
         return list(self._staged.values())
+
+    def changes(self) -> list[tuple[Json | None, Json]]:
+        """List what the last command changed: each object as it was kept, and as it is now."""
+        return [(self._kept[i["object"]].get(i["id"]), i) for i in self._staged.values()]
 
     def unstage(self) -> None:
         """Forget what the last command changed."""
@@ -87,10 +109,15 @@ class StripeAccount:
             raise missing(kind, object_id, param, status)
         return found
 
-    def _put(self, item: Json, **changes: object) -> Json:
+    def put(self, item: Json, **changes: object) -> Json:
+        """Stage an object as it is to become, and return it."""
         changed = {**item, **changes}
         self._staged[changed["id"]] = changed
         return changed
+
+    def every(self, kind: str) -> list[Json]:
+        """List the committed objects of a kind, oldest first."""
+        return list(self._kept[kind].values())
 
     # --- payment methods ---
 
@@ -114,10 +141,10 @@ class StripeAccount:
         return Answer(200, self._new_method(TOKEN_ALIASES[card["token"]], params))
 
     def _new_method(self, card: TestCard, params: Json) -> Json:
-        _check_metadata(params)
-        return self._put(objects.payment_method(card, self._clock(), params))
+        check_metadata(params)
+        return self.put(objects.payment_method(card, self.clock(), params))
 
-    def _method(self, method_id: str) -> Json:
+    def method(self, method_id: str) -> Json:
         """Read a PaymentMethod of this account; an alias makes a new one, as at Stripe."""
         alias = PAYMENT_METHOD_ALIASES.get(method_id)
         if alias is not None:
@@ -127,7 +154,7 @@ class StripeAccount:
     def retrieve_payment_method(self, method_id: str) -> Answer:
         """Read a PaymentMethod or a published alias."""
         if method_id in PAYMENT_METHOD_ALIASES:
-            return Answer(200, self._method(method_id))
+            return Answer(200, self.method(method_id))
         return Answer(200, self.find("payment_method", method_id, "payment_method"))
 
     # --- intents ---
@@ -138,11 +165,15 @@ class StripeAccount:
         for name in _CONFIRM_ONLY:
             if name in params and not confirming:
                 raise invalid(f"The parameter {name} needs confirm=true.", param=name)
-        method = self._method(params["payment_method"]) if "payment_method" in params else None
-        intent = objects.payment_intent(self._clock(), params["currency"].lower(), params)
+        method = self.method(params["payment_method"]) if "payment_method" in params else None
+        if "customer" in params and self.find("customer", params["customer"], "customer", 400).get(
+            "deleted"
+        ):
+            raise missing("customer", params["customer"], "customer", 400)
+        intent = objects.payment_intent(self.clock(), params["currency"].lower(), params)
         if method is not None:
             intent |= {"payment_method": method["id"], "status": "requires_confirmation"}
-        intent = self._put(intent)
+        intent = self.put(intent)
         return (
             self._confirm(intent, params, authenticate_url) if confirming else Answer(200, intent)
         )
@@ -158,7 +189,7 @@ class StripeAccount:
             )
         _demand(intent, "confirm", "confirmed", _CONFIRMABLE)
         if "payment_method" in params:
-            intent = {**intent, "payment_method": self._method(params["payment_method"])["id"]}
+            intent = {**intent, "payment_method": self.method(params["payment_method"])["id"]}
         return self._confirm(intent, params, authenticate_url)
 
     def _confirm(self, intent: Json, params: Json, authenticate_url: str) -> Answer:
@@ -169,23 +200,51 @@ class StripeAccount:
             )
         _check_return_url(intent, params)
         method = self.find("payment_method", intent["payment_method"])
+        self._demand_owner(intent, method)
         card = CARD_BY_FINGERPRINT[method["card"]["fingerprint"]]
-        if card.authentication != NO_AUTHENTICATION:
+        if self._must_authenticate(card, method, params):
             if params.get("off_session", False) or params.get("error_on_requires_action", False):
                 return self._declined(intent, method, AUTHENTICATION_REQUIRED)
             url = authenticate_url + intent["id"]
             return Answer(200, self._ask_payer(intent, url, params.get("return_url")))
         return self._charged(intent, method, card.decline, authenticated=False)
 
+    def _demand_owner(self, intent: Json, method: Json) -> None:
+        """Demand that an attached card is charged for its customer, and a spent one not at all."""
+        if method["customer"] is not None and intent["customer"] is None:
+            raise invalid(
+                f"This PaymentMethod ({method['id']}) belongs to the Customer "
+                f"{method['customer']}. Please include the Customer in the `customer` parameter "
+                "on the PaymentIntent.",
+                "payment_intent_invalid_parameter",
+                "payment_method",
+            )
+        if method["customer"] not in (None, intent["customer"]):
+            raise invalid(
+                f"The customer does not have a payment method with the ID {method['id']}. The "
+                "payment method must be attached to the customer.",
+                param="payment_method",
+            )
+        if method["customer"] is None and method["id"] in self._spent:
+            raise invalid(
+                "The provided PaymentMethod was previously used with a PaymentIntent without "
+                "Customer attachment, shared with a connected account without Customer "
+                "attachment, or was detached from a Customer. It may not be used again. To use a "
+                "PaymentMethod multiple times, you must attach it to a Customer first.",
+                param="payment_method",
+            )
+
+    def _must_authenticate(self, card: TestCard, method: Json, params: Json) -> bool:
+        if card.authentication == UNLESS_SET_UP and params.get("off_session", False):
+            return not any(
+                setup["payment_method"] == method["id"] and setup["status"] == "succeeded"
+                for setup in self._kept["setup_intent"].values()
+            )
+        return card.authentication != NO_AUTHENTICATION
+
     def _ask_payer(self, intent: Json, url: str, return_url: str | None) -> Json:
-        action: Json = {
-            "type": "redirect_to_url",
-            "redirect_to_url": {"return_url": return_url, "url": url},
-        }
-        if return_url is None:  # without a way back Stripe leaves the redirect to its own SDKs
-            sdk = {"type": "three_d_secure_redirect", "stripe_js": url}
-            action = {"type": "use_stripe_sdk", "use_stripe_sdk": sdk}
-        return self._put(
+        action = objects.redirect(url, return_url)
+        return self.put(
             intent, status="requires_action", next_action=action, last_payment_error=None
         )
 
@@ -195,7 +254,7 @@ class StripeAccount:
         _demand(intent, "authenticate", "authenticated", ("requires_action",))
         method = self.find("payment_method", intent["payment_method"])
         if not succeeded:
-            return self._put(
+            return self.put(
                 intent,
                 status="requires_payment_method",
                 next_action=None,
@@ -211,8 +270,8 @@ class StripeAccount:
     ) -> Answer:
         if decline is not None:
             return self._declined(intent, method, decline, authenticated)
-        charge = self._put(objects.charge(intent, method, self._clock(), None, authenticated))
-        paid = self._put(
+        charge = self.put(objects.charge(intent, method, self.clock(), None, authenticated))
+        paid = self.put(
             intent,
             status="requires_capture",
             amount_capturable=intent["amount"],
@@ -227,9 +286,9 @@ class StripeAccount:
     def _declined(
         self, intent: Json, method: Json, decline: Decline, authenticated: bool = False
     ) -> Answer:
-        charge = self._put(objects.charge(intent, method, self._clock(), decline, authenticated))
+        charge = self.put(objects.charge(intent, method, self.clock(), decline, authenticated))
         failure = objects.decline_error(decline, charge["id"], method)
-        declined = self._put(
+        declined = self.put(
             intent,
             status="requires_payment_method",
             latest_charge=charge["id"],
@@ -259,9 +318,21 @@ class StripeAccount:
         return Answer(200, self._captured(intent, charge, amount))
 
     def _captured(self, intent: Json, charge: Json, amount: int) -> Json:
-        moved = self._put(objects.balance_transaction(charge, "charge", amount, self._clock()))
-        self._put(charge, captured=True, amount_captured=amount, balance_transaction=moved["id"])
-        return self._put(intent, status="succeeded", amount_capturable=0, amount_received=amount)
+        moved = self.put(objects.balance_transaction(charge, "charge", amount, self.clock()))
+        charge = self.put(
+            charge, captured=True, amount_captured=amount, balance_transaction=moved["id"]
+        )
+        card = CARD_BY_FINGERPRINT[charge["payment_method_details"]["card"]["fingerprint"]]
+        if card.dispute:
+            self._disputed(charge, card.dispute)
+        return self.put(intent, status="succeeded", amount_capturable=0, amount_received=amount)
+
+    def _disputed(self, charge: Json, reason: str) -> None:
+        """Let the payer's bank claim a charge back."""
+        disputed = dispute(charge, reason, charge["amount_captured"], self.clock())
+        taken = self.put(moved(disputed, -disputed["amount"], self.clock()))
+        self.put(disputed, balance_transactions=[taken])
+        self.put(charge, disputed=True)
 
     def cancel_intent(self, intent_id: str, params: Json) -> Answer:
         """End an intent that has not succeeded; an authorisation is released."""
@@ -269,13 +340,13 @@ class StripeAccount:
         _demand(intent, "cancel", "canceled", _CANCELABLE)
         if intent["status"] == "requires_capture":
             charge = self.find("charge", intent["latest_charge"])
-            self._put(charge, refunded=True, amount_refunded=charge["amount"])
-        canceled = self._put(
+            self.put(charge, refunded=True, amount_refunded=charge["amount"])
+        canceled = self.put(
             intent,
             status="canceled",
             amount_capturable=0,
             next_action=None,
-            canceled_at=self._clock(),
+            canceled_at=self.clock(),
             cancellation_reason=params.get("cancellation_reason"),
         )
         return Answer(200, canceled)
@@ -297,15 +368,15 @@ class StripeAccount:
                 f"unrefunded amount on charge ({left} {charge['currency'].upper()})",
                 param="amount",
             )
-        refund = objects.refund(charge, amount, self._clock(), params)
-        moved = objects.balance_transaction(refund, "refund", -amount, self._clock())
-        self._put(
+        refund = objects.refund(charge, amount, self.clock(), params)
+        moved = objects.balance_transaction(refund, "refund", -amount, self.clock())
+        self.put(
             charge,
             amount_refunded=charge["amount_refunded"] + amount,
             refunded=amount == left,
         )
-        self._put(moved)
-        return Answer(200, self._put(refund, balance_transaction=moved["id"]))
+        self.put(moved)
+        return Answer(200, self.put(refund, balance_transaction=moved["id"]))
 
     def _refundable(self, params: Json) -> Json:
         named = [name for name in ("charge", "payment_intent") if name in params]
@@ -340,7 +411,7 @@ class StripeAccount:
                 "parameter_invalid_integer",
                 "limit",
             )
-        fields = {name: params[name] for name in ("payment_intent", "charge") if name in params}
+        fields = {name: params[name] for name in FILTERS if name in params}
         created = params.get("created", {})
         bounds = {"gte": created, "lte": created} if isinstance(created, int) else created
         after = params.get("starting_after")
@@ -371,14 +442,19 @@ def check_create_intent(params: Json) -> None:
     """
     currency = check_currency(params["currency"])
     check_charge(params["amount"], currency)
-    _check_metadata(params)
+    check_metadata(params)
     if params.get("allowed_payment_method_types", ["card"]) != ["card"]:
         raise invalid(
             "The sandbox simulates cards only; use card.", param="allowed_payment_method_types"
         )
 
 
-def _check_metadata(params: Json) -> None:
+def check_metadata(params: Json) -> None:
+    """Check Stripe's limits of metadata.
+
+    Raises:
+        StripeRefusalError: 400 naming the parameter.
+    """
     metadata = params.get("metadata") or {}
     if len(metadata) > METADATA_KEYS_MAX:
         raise invalid(f"Metadata has at most {METADATA_KEYS_MAX} keys.", param="metadata")
@@ -392,7 +468,7 @@ def _check_metadata(params: Json) -> None:
 
 
 def _merged(metadata: dict[str, str], params: Json) -> dict[str, str]:
-    _check_metadata(params)
+    check_metadata(params)
     if params["metadata"] == "":
         return {}
     merged = metadata | params["metadata"]

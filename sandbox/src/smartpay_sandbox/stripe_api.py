@@ -36,7 +36,9 @@ from smartpay_sandbox.stripe_refusals import (
 )
 from smartpay_sandbox.stripe_routes import ROUTES, Route, secret_key_of
 from smartpay_sandbox.stripe_schema import check_response, read_request
+from smartpay_sandbox.stripe_setup import authenticate_setup
 from smartpay_sandbox.stripe_store import StripeStore
+from smartpay_sandbox.stripe_webhooks import EventSender
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +57,10 @@ class StripeSimulator:
             breaks them; for tests, since it costs more than the charge itself.
         clock: seconds since 1970; injected so that tests can let idempotency keys die.
         sleep: how slow faults wait, in seconds; injected so that no timing decides a test.
+        webhooks: (account id, address, signing secret) of endpoints to have from the start.
+
+    Attributes:
+        events: what is sent to webhook endpoints.
     """
 
     def __init__(
@@ -65,7 +71,10 @@ class StripeSimulator:
         check_responses: bool = False,
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        webhooks: Sequence[tuple[str, str, str]] = (),
     ) -> None:
+        self.events = EventSender(state_dir / "stripe_events.sqlite3", clock, sleep)
+        self._webhooks = tuple(webhooks)
         self._file = state_dir / "stripe.sqlite3"
         self._given = tuple(accounts)
         self._check_responses = check_responses
@@ -88,15 +97,19 @@ class StripeSimulator:
     async def start(self) -> None:
         """Open the file and load what it holds."""
         self._store = StripeStore(self._file)
+        await self.events.start()
         for account_id, secret_key in (*self._store.accounts(), *self._given):
             self.add_account(account_id, secret_key)
         for account_id, item in self._store.objects():
             self._accounts[account_id].keep([item])
         for account_id, key, answer in self._store.answers():
             self._rings[account_id].answers[key] = answer
+        for account_id, url, secret in self._webhooks:
+            self.register_webhook(account_id, url, secret)
 
     async def stop(self) -> None:
-        """Close the file."""
+        """Close the files."""
+        await self.events.stop()
         self._store.close()
 
     def dump(self) -> dict[str, Any]:
@@ -108,6 +121,7 @@ class StripeSimulator:
             },
             "requests": dict(self._served),
             "faults": self._faults.dump(),
+            "webhooks": self.events.dump(),
             "violations": list(self._violations),
         }
 
@@ -142,6 +156,16 @@ class StripeSimulator:
         self._by_key = {key: held for key, held in self._by_key.items() if held is not account}
         self._by_key[secret_key] = account
 
+    def register_webhook(self, account_id: str, url: str, secret: str = "") -> str:
+        """Send an account's events to an address; answers the secret that signs them.
+
+        Raises:
+            ValueError: if there is no such account, or the address is none.
+        """
+        if account_id not in self._accounts:
+            raise ValueError("account: there is no such account; add it first")
+        return self.events.register(account_id, url, secret)
+
     def reset(self) -> None:
         """Forget objects, keys, counts and faults; accounts stay."""
         self._store.wipe()
@@ -155,6 +179,7 @@ class StripeSimulator:
         self._served.clear()
         self._violations.clear()
         self._faults.clear()
+        self.events.reset()
 
     # --- one request ---
 
@@ -259,6 +284,7 @@ class StripeSimulator:
     ) -> None:
         staged = account.staged()
         self._store.commit(account.id, staged, key, stored if key is not None else None)
+        self.events.note(account.id, account.changes())
         account.keep(staged)
         account.unstage()
         if key is not None:
@@ -286,24 +312,32 @@ class StripeSimulator:
     def _account_with(self, intent_id: str) -> StripeAccount:
         for account in self._accounts.values():
             try:
-                account.find("payment_intent", intent_id)
+                account.find(_kind_of(intent_id), intent_id)
             except StripeRefusalError:
                 continue
             return account
         raise invalid(f"No such payment_intent: '{intent_id}'")
 
     def _intent_of(self, intent_id: str) -> Json:
-        return self._account_with(intent_id).find("payment_intent", intent_id)
+        return self._account_with(intent_id).find(_kind_of(intent_id), intent_id)
 
     def _authenticated(self, intent_id: str, succeeded: bool) -> Json:
         account = self._account_with(intent_id)
         account.unstage()
-        intent = account.authenticate(intent_id, succeeded)
+        if _kind_of(intent_id) == "setup_intent":
+            intent = authenticate_setup(account, intent_id, succeeded)
+        else:
+            intent = account.authenticate(intent_id, succeeded)
         staged = account.staged()
         self._store.commit(account.id, staged)
+        self.events.note(account.id, account.changes())
         account.keep(staged)
         account.unstage()
         return intent
+
+
+def _kind_of(intent_id: str) -> str:
+    return "setup_intent" if intent_id.startswith("seti_") else "payment_intent"
 
 
 class _HangUpError(Exception):

@@ -17,7 +17,7 @@ OUTCOMES = {"success": True, "fail": False}
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Sandbox bank</title></head>
-<body><h1>Sandbox bank</h1><p>Payment {intent}: {amount} {currency}. Status: {status}.</p>
+<body><h1>Sandbox bank</h1><p>{what}: {intent}. Status: {status}.</p>
 <p><a href="{here}/authenticate?outcome=success">I am the cardholder</a></p>
 <p><a href="{here}/authenticate?outcome=fail">I am not</a></p></body></html>
 """
@@ -53,9 +53,10 @@ def authentication_page(
         back = action.get("redirect_to_url", {}).get("return_url")
         if back is None or request.method != "GET":
             return JSONResponse({"id": intent["id"], "status": intent["status"]})
+        kind = intent["object"]
         result = {
-            "payment_intent": intent["id"],
-            "payment_intent_client_secret": intent["client_secret"],
+            kind: intent["id"],
+            f"{kind}_client_secret": intent["client_secret"],
             "redirect_status": "succeeded" if OUTCOMES[outcome] else "failed",
         }
         separator = "&" if "?" in back else "?"
@@ -72,9 +73,14 @@ def _show(request: Request, intent: Json) -> Response:
     return HTMLResponse(
         _PAGE.format(
             intent=html.escape(intent["id"]),
-            amount=intent["amount"],
-            currency=html.escape(intent["currency"].upper()),
+            what=html.escape(_what(intent)),
             status=html.escape(intent["status"]),
             here=html.escape(request.url.path.rstrip("/")),
         )
     )
+
+
+def _what(intent: Json) -> str:
+    if intent["object"] == "setup_intent":
+        return "Saving a card"
+    return f"Payment of {intent['amount']} {intent['currency'].upper()}"

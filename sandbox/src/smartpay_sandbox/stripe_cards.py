@@ -41,6 +41,8 @@ class TestCard:
     country: str = "US"
     decline: Decline | None = None
     authentication: str = NO_AUTHENTICATION
+    dispute: str = ""
+    """Why the payer's bank claims each captured charge back; empty when it does not."""
 
     @property
     def fingerprint(self) -> str:
@@ -130,6 +132,8 @@ _BY_SUFFIX = {
         "visa", "1629", decline=GENERIC, authentication=ALWAYS
     ),
     "threeDSecureOptional": TestCard("visa", "3055"),
+    "createDispute": TestCard("visa", "0259", dispute="fraudulent"),
+    "createDisputeProductNotReceived": TestCard("visa", "2685", dispute="product_not_received"),
 }
 
 PAYMENT_METHOD_ALIASES = {f"pm_card_{suffix}": card for suffix, card in _BY_SUFFIX.items()}

@@ -75,6 +75,91 @@ def _display_brand(card: TestCard) -> str:
     )
 
 
+def customer(created: int, params: Json) -> Json:
+    """Build a customer."""
+    return {
+        "id": new_id("cus"),
+        "object": "customer",
+        "address": None,
+        "balance": 0,
+        "created": created,
+        "currency": None,
+        "customer_account": None,
+        "default_source": None,
+        "delinquent": False,
+        "description": params.get("description"),
+        "discount": None,
+        "email": params.get("email"),
+        "invoice_prefix": uuid.uuid4().hex[:8].upper(),
+        "invoice_settings": dict.fromkeys(
+            ("custom_fields", "default_payment_method", "footer", "rendering_options")
+        ),
+        "livemode": False,
+        "metadata": params.get("metadata", {}),
+        "name": params.get("name"),
+        "next_invoice_sequence": 1,
+        "phone": None,
+        "preferred_locales": [],
+        "shipping": None,
+        "tax_exempt": "none",
+        "test_clock": None,
+    }
+
+
+def setup_intent(created: int, method: Json | None, params: Json) -> Json:
+    """Build an unconfirmed SetupIntent from read create parameters."""
+    intent_id = new_id("seti")
+    automatic = params.get("automatic_payment_methods")
+    if automatic is None or automatic["enabled"]:
+        automatic = {"allow_redirects": "always", "enabled": True, **(automatic or {})}
+    return {
+        "id": intent_id,
+        "object": "setup_intent",
+        "allowed_payment_method_types": params.get("allowed_payment_method_types"),
+        "application": None,
+        "automatic_payment_methods": automatic,
+        "cancellation_reason": None,
+        "client_secret": f"{intent_id}_secret_{uuid.uuid4().hex[:25]}",
+        "created": created,
+        "customer": params.get("customer"),
+        "customer_account": None,
+        "description": params.get("description"),
+        "excluded_payment_method_types": None,
+        "flow_directions": None,
+        "last_setup_error": None,
+        "latest_attempt": None,
+        "livemode": False,
+        "mandate": None,
+        "metadata": params.get("metadata", {}),
+        "next_action": None,
+        "on_behalf_of": None,
+        "payment_method": None if method is None else method["id"],
+        "payment_method_configuration_details": None,
+        "payment_method_options": {
+            "card": {
+                "mandate_options": None,
+                "network": None,
+                "request_three_d_secure": "automatic",
+            }
+        },
+        "payment_method_types": ["card"],
+        "single_use_mandate": None,
+        "status": "requires_payment_method" if method is None else "requires_confirmation",
+        "usage": params.get("usage", "off_session"),
+    }
+
+
+def redirect(url: str, return_url: str | None) -> Json:
+    """Build what a payer must do for 3-D Secure."""
+    if return_url is None:  # without a way back Stripe leaves the redirect to its own SDKs
+        sdk = {"type": "three_d_secure_redirect", "stripe_js": url}
+        return {"type": "use_stripe_sdk", "use_stripe_sdk": sdk}
+    return {
+        "type": "redirect_to_url",
+        "redirect_to_url": {"return_url": return_url, "url": url},
+    }
+
+
 def payment_intent(created: int, currency: str, params: Json) -> Json:
     """Build an unconfirmed PaymentIntent from read create parameters."""
     intent_id = new_id("pi")
@@ -99,7 +184,7 @@ def payment_intent(created: int, currency: str, params: Json) -> Json:
         "confirmation_method": "automatic",
         "created": created,
         "currency": currency,
-        "customer": None,
+        "customer": params.get("customer"),
         "customer_account": None,
         "description": params.get("description"),
         "excluded_payment_method_types": None,
@@ -154,7 +239,7 @@ def charge(
         "captured": False,
         "created": created,
         "currency": intent["currency"],
-        "customer": None,
+        "customer": intent["customer"],
         "description": intent["description"],
         "disputed": False,
         "failure_balance_transaction": None,
@@ -277,6 +362,16 @@ def authentication_error(method: Json) -> Json:
         "The provided PaymentMethod has failed authentication. "
         "Use a new PaymentMethod to attempt this PaymentIntent again.",
         "payment_intent_authentication_failure",
+        payment_method=method,
+    )
+
+
+def setup_authentication_error(method: Json) -> Json:
+    """Build the `last_setup_error` of a payer who failed 3-D Secure."""
+    return error(
+        "invalid_request_error",
+        "The latest attempt to set up the payment method has failed because authentication failed.",
+        "setup_intent_authentication_failure",
         payment_method=method,
     )
 

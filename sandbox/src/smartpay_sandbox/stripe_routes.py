@@ -10,26 +10,44 @@ import base64
 import binascii
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import stripe
+from stripe.params._balance_transaction_list_params import BalanceTransactionListParams
 from stripe.params._balance_transaction_retrieve_params import BalanceTransactionRetrieveParams
 from stripe.params._charge_list_params import ChargeListParams
 from stripe.params._charge_retrieve_params import ChargeRetrieveParams
+from stripe.params._customer_create_params import CustomerCreateParams
+from stripe.params._customer_delete_params import CustomerDeleteParams
+from stripe.params._customer_retrieve_params import CustomerRetrieveParams
+from stripe.params._dispute_close_params import DisputeCloseParams
+from stripe.params._dispute_list_params import DisputeListParams
+from stripe.params._dispute_retrieve_params import DisputeRetrieveParams
+from stripe.params._dispute_update_params import DisputeUpdateParams
 from stripe.params._payment_intent_cancel_params import PaymentIntentCancelParams
 from stripe.params._payment_intent_capture_params import PaymentIntentCaptureParams
 from stripe.params._payment_intent_confirm_params import PaymentIntentConfirmParams
 from stripe.params._payment_intent_create_params import PaymentIntentCreateParams
 from stripe.params._payment_intent_list_params import PaymentIntentListParams
 from stripe.params._payment_intent_retrieve_params import PaymentIntentRetrieveParams
+from stripe.params._payment_method_attach_params import PaymentMethodAttachParams
 from stripe.params._payment_method_create_params import PaymentMethodCreateParams
+from stripe.params._payment_method_detach_params import PaymentMethodDetachParams
 from stripe.params._payment_method_retrieve_params import PaymentMethodRetrieveParams
+from stripe.params._payout_create_params import PayoutCreateParams
+from stripe.params._payout_list_params import PayoutListParams
+from stripe.params._payout_retrieve_params import PayoutRetrieveParams
 from stripe.params._refund_create_params import RefundCreateParams
 from stripe.params._refund_list_params import RefundListParams
 from stripe.params._refund_retrieve_params import RefundRetrieveParams
+from stripe.params._setup_intent_create_params import SetupIntentCreateParams
+from stripe.params._setup_intent_retrieve_params import SetupIntentRetrieveParams
 
+from smartpay_sandbox import stripe_setup
 from smartpay_sandbox.stripe_account import Answer, StripeAccount, check_create_intent
+from smartpay_sandbox.stripe_disputes import close_dispute, update_dispute
 from smartpay_sandbox.stripe_objects import Json
+from smartpay_sandbox.stripe_payouts import create_payout, retrieve_payout
 from smartpay_sandbox.stripe_refusals import invalid, unauthorized
 from smartpay_sandbox.stripe_schema import Annotation
 
@@ -44,9 +62,16 @@ _EXPANDABLE = {
         "charge": "charge",
         "payment_intent": "payment_intent",
     },
-    "payment_method": {},
-    "balance_transaction": {},
+    "payment_method": {"customer": "customer"},
+    "balance_transaction": {"source": ""},
+    "payout": {"balance_transaction": "balance_transaction"},
+    "dispute": {"charge": "charge", "payment_intent": "payment_intent"},
+    "customer": {},
+    "deleted_customer": {},
+    "setup_intent": {"customer": "customer", "payment_method": "payment_method"},
 }
+_KIND_OF_ID = {"ch": "charge", "dp": "dispute", "po": "payout", "re": "refund"}
+"""Where only the id tells what it is the id of."""
 
 
 class Command(Protocol):
@@ -122,7 +147,8 @@ def _expanded(account: StripeAccount, item: Json, steps: Sequence[str]) -> Json:
         return item
     inner = item[steps[0]]
     if isinstance(inner, str):
-        inner = account.find(_EXPANDABLE[item["object"]][steps[0]], inner)
+        kind = _EXPANDABLE[item["object"]][steps[0]] or _KIND_OF_ID[inner.partition("_")[0]]
+        inner = account.find(kind, inner)
     return {**item, steps[0]: _expanded(account, inner, steps[1:])}
 
 
@@ -145,12 +171,18 @@ def secret_key_of(authorization: str) -> str:
     )
 
 
-_SHAPES: dict[str, type] = {
+_SHAPES: dict[str, Annotation] = {
     "payment_intent": stripe.PaymentIntent,
     "charge": stripe.Charge,
     "refund": stripe.Refund,
     "payment_method": stripe.PaymentMethod,
     "balance_transaction": stripe.BalanceTransaction,
+    "customer": stripe.Customer,
+    # The SDK has no class for it: {"id", "object", "deleted"}.
+    "deleted_customer": dict[str, Any],
+    "setup_intent": stripe.SetupIntent,
+    "payout": stripe.Payout,
+    "dispute": stripe.Dispute,
 }
 
 
@@ -186,6 +218,7 @@ ROUTES: dict[tuple[str, str, bool, str], Route] = {
                 "capture_method",
                 "confirm",
                 "currency",
+                "customer",
                 "description",
                 "error_on_requires_action",
                 "metadata",
@@ -237,6 +270,56 @@ ROUTES: dict[tuple[str, str, bool, str], Route] = {
         frozenset(("billing_details", "card", "metadata", "type")),
         lambda account, _, params, __: account.create_payment_method(params),
     ),
+    ("POST", "payment_methods", True, "attach"): Route(
+        PaymentMethodAttachParams,
+        "payment_method",
+        frozenset(("customer",)),
+        lambda account, method_id, params, _: stripe_setup.attach(account, method_id, params),
+        precheck=stripe_setup.check_customer,
+    ),
+    ("POST", "payment_methods", True, "detach"): Route(
+        PaymentMethodDetachParams,
+        "payment_method",
+        frozenset(),
+        lambda account, method_id, _, __: stripe_setup.detach(account, method_id),
+    ),
+    ("POST", "customers", False, ""): Route(
+        CustomerCreateParams,
+        "customer",
+        frozenset(("description", "email", "metadata", "name")),
+        lambda account, _, params, __: stripe_setup.create_customer(account, params),
+    ),
+    ("GET", "customers", True, ""): Route(
+        CustomerRetrieveParams,
+        "customer",
+        frozenset(),
+        lambda account, customer_id, _, __: stripe_setup.retrieve_customer(account, customer_id),
+    ),
+    ("DELETE", "customers", True, ""): Route(
+        CustomerDeleteParams,
+        "deleted_customer",
+        frozenset(),
+        lambda account, customer_id, _, __: stripe_setup.delete_customer(account, customer_id),
+    ),
+    ("POST", "setup_intents", False, ""): Route(
+        SetupIntentCreateParams,
+        "setup_intent",
+        frozenset(
+            (
+                "allowed_payment_method_types",
+                "automatic_payment_methods",
+                "confirm",
+                "customer",
+                "description",
+                "metadata",
+                "payment_method",
+                "return_url",
+                "usage",
+            )
+        ),
+        lambda account, _, params, url: stripe_setup.create_setup(account, params, url),
+    ),
+    ("GET", "setup_intents", True, ""): _reading(SetupIntentRetrieveParams, "setup_intent", "id"),
     ("GET", "payment_methods", True, ""): Route(
         PaymentMethodRetrieveParams,
         "payment_method",
@@ -247,6 +330,47 @@ ROUTES: dict[tuple[str, str, bool, str], Route] = {
     ("GET", "charges", True, ""): _reading(ChargeRetrieveParams, "charge", "charge"),
     ("GET", "balance_transactions", True, ""): _reading(
         BalanceTransactionRetrieveParams, "balance_transaction", "id"
+    ),
+    ("GET", "balance_transactions", False, ""): _listing(
+        BalanceTransactionListParams, "balance_transaction", "currency", "source", "type"
+    ),
+    ("POST", "payouts", False, ""): Route(
+        PayoutCreateParams,
+        "payout",
+        frozenset(
+            (
+                "amount",
+                "currency",
+                "description",
+                "destination",
+                "metadata",
+                "statement_descriptor",
+            )
+        ),
+        lambda account, _, params, __: create_payout(account, params),
+    ),
+    ("GET", "disputes", False, ""): _listing(
+        DisputeListParams, "dispute", "charge", "payment_intent"
+    ),
+    ("GET", "disputes", True, ""): _reading(DisputeRetrieveParams, "dispute", "dispute"),
+    ("POST", "disputes", True, ""): Route(
+        DisputeUpdateParams,
+        "dispute",
+        frozenset(("evidence", "metadata", "submit")),
+        lambda account, dispute_id, params, _: update_dispute(account, dispute_id, params),
+    ),
+    ("POST", "disputes", True, "close"): Route(
+        DisputeCloseParams,
+        "dispute",
+        frozenset(),
+        lambda account, dispute_id, _, __: close_dispute(account, dispute_id),
+    ),
+    ("GET", "payouts", False, ""): _listing(PayoutListParams, "payout", "status"),
+    ("GET", "payouts", True, ""): Route(
+        PayoutRetrieveParams,
+        "payout",
+        frozenset(),
+        lambda account, payout_id, _, __: retrieve_payout(account, payout_id),
     ),
 }
 """(method, collection, names an object, action) -> endpoint."""

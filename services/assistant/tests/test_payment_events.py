@@ -119,6 +119,9 @@ def test_an_event_becomes_what_explains_the_payment() -> None:
     payment.attempts.add(
         processor_account_id=SECOND, processor=ACCOUNTS[SECOND], status=Attempt.STATUS_SUCCEEDED
     )
+    payment.refunds.add(
+        refund_id="ref_0", status=Refund.STATUS_SUCCEEDED, reason=Refund.REASON_OVERPAYMENT
+    )
     payment.refunds.add(refund_id="ref_1", status=Refund.STATUS_SUCCEEDED)
 
     record = record_of(event_of(payment))
@@ -132,7 +135,7 @@ def test_an_event_becomes_what_explains_the_payment() -> None:
     assert [ranked.processor_account_id for ranked in record.route.ranking] == [FIRST, SECOND]
     assert record.fraud is not None
     assert (record.fraud.verdict, record.fraud.score) == ("allow", 0.125)
-    assert record.refunds[0].status == "succeeded"
+    assert [(r.refund_id, r.status) for r in record.refunds] == [("ref_1", "succeeded")]
 
 
 def test_a_payment_without_assessment_and_route_has_none() -> None:

@@ -13,7 +13,15 @@ from typing import Any
 import grpc
 import pytest
 
-from smartpay.payments.v1 import payment_pb2, payments_pb2, payments_pb2_grpc
+from smartpay.payments.v1 import (
+    disputes_pb2,
+    disputes_pb2_grpc,
+    payment_pb2,
+    payments_pb2,
+    payments_pb2_grpc,
+    refunds_pb2,
+    refunds_pb2_grpc,
+)
 from smartpay.rewards.v1 import rewards_pb2
 from smartpay.type.v1 import money_pb2
 from smartpay_chassis.ids import derive
@@ -27,15 +35,22 @@ from smartpay_chassis.testing import (
     error_info,
     serve_for_test,
 )
-from smartpay_payments.adapters.sqlite_payments import MIGRATIONS, SqlitePayments
+from smartpay_payments.adapters.migrations import MIGRATIONS
+from smartpay_payments.adapters.sqlite_payments import SqlitePayments
+from smartpay_payments.domain.commands import Commands
 from smartpay_payments.domain.eligibility import Account, MerchantTerms
 from smartpay_payments.domain.idempotency import Claim
+from smartpay_payments.domain.patience import Patience
 from smartpay_payments.domain.payment import (
+    ActionKind,
     Attempt,
     CaptureMethod,
     Command,
+    Dispute,
+    DisputeStatus,
     FraudOpinion,
     Money,
+    NextAction,
     Order,
     Payment,
     PendingCommand,
@@ -44,6 +59,7 @@ from smartpay_payments.domain.payment import (
     RefundStatus,
     RouteAdvice,
     Status,
+    Transfer,
 )
 from smartpay_payments.domain.processor import (
     ActionRequired,
@@ -54,14 +70,23 @@ from smartpay_payments.domain.processor import (
     NotTaken,
     Outcome,
     RefundOutcome,
+    Standing,
 )
-from smartpay_payments.domain.saga import Patience, Saga
+from smartpay_payments.domain.saga import Saga
+from smartpay_payments.domain.silence import Silence
+from smartpay_payments.domain.versions import Versions
 from smartpay_payments.recovery import Recovery
-from smartpay_payments.server import PaymentsServicer
+from smartpay_payments.server.disputes import DisputesServicer
+from smartpay_payments.server.payments import PaymentsServicer
+from smartpay_payments.server.refunds import RefundsServicer
 
 FIRST, SECOND = DEMO_ACCOUNTS
+WALLET = "pac_d1" + "w" * 24
 TERMS = MerchantTerms(
-    accounts=tuple(Account(a, "stripe", frozenset({"USD"}), True) for a in DEMO_ACCOUNTS),
+    accounts=(
+        *(Account(a, "stripe", frozenset({"USD"}), True) for a in DEMO_ACCOUNTS),
+        Account(WALLET, "solana", frozenset({"USD"}), True),
+    ),
     blocks_when_fraud_is_away=True,
     blocks_what_needs_review=False,
 )
@@ -113,11 +138,16 @@ class PretendProcessor:
     answers: dict[str, Outcome] = field(default_factory=dict)
     calls: list[tuple[str, str]] = field(default_factory=list)
     gate: asyncio.Event | None = None
+    became: Standing | None = field(default_factory=Standing)
+    evidence: list[dict[str, str]] = field(default_factory=list)
 
     async def _called(self, verb: str, payment: Payment, key: str) -> str:
         stored = await self.stored(payment)
         assert stored is not None, "a processor was called before anything was durable"
-        assert key in repr(stored), f"{verb} was sent under a key that is not durable"
+        # Looking does nothing, so an operator may name a charge that is not stored.
+        assert verb == "look" or key in repr(stored), (
+            f"{verb} was sent under a key that is not durable"
+        )
         self.calls.append((verb, key))
         self.fate.point()
         if self.gate is not None:
@@ -158,7 +188,9 @@ class PretendProcessor:
             case "succeeded" | "requires_capture":
                 return Charged(intent.intent_id, intent.amount, intent.captured)
             case "action":
-                return ActionRequired(intent.intent_id, "https://bank.test/3ds")
+                return ActionRequired(
+                    intent.intent_id, NextAction(ActionKind.REDIRECT, "https://bank.test/3ds")
+                )
             case "canceled":
                 return Canceled(intent.intent_id)
             case _:
@@ -168,6 +200,22 @@ class PretendProcessor:
 
     def _intent(self, attempt: Attempt) -> Intent:
         return next(i for i in self.intents.values() if i.intent_id == attempt.processor_payment_id)
+
+    async def standing(self, payment: Payment, attempt: Attempt) -> Standing | None:
+        return self.became
+
+    async def submit_evidence(
+        self, payment: Payment, attempt: Attempt, dispute: Dispute, evidence: dict[str, str]
+    ) -> Dispute | None:
+        self.evidence.append(evidence)
+        return self._told(dispute, DisputeStatus.UNDER_REVIEW)
+
+    async def accept(self, payment: Payment, attempt: Attempt, dispute: Dispute) -> Dispute | None:
+        return self._told(dispute, DisputeStatus.LOST)
+
+    def _told(self, dispute: Dispute, status: DisputeStatus) -> Dispute | None:
+        word = self.script.pop(0) if self.script else "ok"
+        return None if word == "lost_before" else replace(dispute, status=status)
 
     async def look(self, payment: Payment, attempt: Attempt) -> Outcome:
         word = await self._called("look", payment, attempt.processor_payment_id)
@@ -214,6 +262,67 @@ class PretendProcessor:
         if word == "lost_after":
             return RefundOutcome(RefundStatus.UNKNOWN)
         return RefundOutcome(RefundStatus.SUCCEEDED, f"re_{refund.refund_id}")
+
+
+class PretendWallet:
+    """A rail where the payer sends: what came in stands in `sent`, by the attempt's reference."""
+
+    late_seconds = 7 * 86400.0
+
+    def __init__(self) -> None:
+        self.sent: dict[str, list[Transfer]] = {}
+        self.returned: dict[str, tuple[str, int]] = {}
+        self.is_down = False
+
+    def pays(self, payment: Payment, minor: int, payer: str = "ann", index: int = -1) -> None:
+        """Lets a payer send money to one of the attempts."""
+        reference = payment.attempts[index].processor_key
+        transfers = self.sent.setdefault(reference, [])
+        transfers.append(Transfer(f"{reference}/{len(transfers)}", minor, payer))
+
+    def dust_minor(self, currency_code: str) -> int:
+        return 5
+
+    def prepare(self, payment: Payment, processor_account_id: str, attempt_index: int) -> str:
+        return f"wallet:{payment.payment_id}-{attempt_index}"
+
+    async def charge(self, payment: Payment, attempt: Attempt) -> Outcome:
+        return await self.look(payment, attempt)
+
+    async def look(self, payment: Payment, attempt: Attempt) -> Outcome:
+        if self.is_down:
+            return NotKnown("no_answer", attempt.processor_payment_id)
+        transfers = tuple(self.sent.get(attempt.processor_key, ()))
+        asked = payment.order.amount.minor_units
+        came = sum(t.minor_units for t in transfers)
+        if came >= asked:
+            return Charged(attempt.processor_key, asked, asked, transfers=transfers)
+        url = f"{attempt.request_body}?amount={asked - came}"
+        return ActionRequired(
+            attempt.processor_key, NextAction(ActionKind.SOLANA_PAY, url), transfers
+        )
+
+    async def capture(self, payment: Payment, attempt: Attempt, pending: PendingCommand) -> Outcome:
+        raise AssertionError("nothing is authorized on this rail")
+
+    async def cancel(self, payment: Payment, attempt: Attempt, key: str) -> Outcome:
+        outcome = await self.look(payment, attempt)
+        if isinstance(outcome, ActionRequired):
+            return Canceled(attempt.processor_key, outcome.transfers)
+        return outcome
+
+    async def refund(self, payment: Payment, attempt: Attempt, refund: Refund) -> RefundOutcome:
+        if self.is_down:
+            return RefundOutcome(RefundStatus.UNKNOWN)
+        transfer = next(t for t in attempt.transfers if refund.transfer_id in ("", t.transfer_id))
+        self.returned[refund.refund_id] = (transfer.payer, refund.amount.minor_units)
+        return RefundOutcome(RefundStatus.SUCCEEDED, f"sig_{refund.refund_id}")
+
+    async def standing(self, payment: Payment, attempt: Attempt) -> Standing | None:
+        return Standing()
+
+    async def transfers(self, payment: Payment, attempt: Attempt) -> list[Transfer] | None:
+        return None if self.is_down else list(self.sent.get(attempt.processor_key, ()))
 
 
 class FatefulPayments(SqlitePayments):
@@ -275,27 +384,35 @@ class Story:
         self.fate = Fate()
         self.advisor = Advisor()
         self.terms = TERMS
+        # Recovery's leaps through time must not end the cascade.
+        self.patience = Patience(cascade_seconds=86400.0)
         self.processor = PretendProcessor(self.fate, self.read)
+        self.wallet = PretendWallet()
+        self.more_rails: dict[str, Any] = {}
         self.payments: FatefulPayments
 
     async def open(self) -> None:
         self.store = await SqliteStore.open(self.path, MIGRATIONS)
         self.payments = FatefulPayments(self.store, self.fate)
-        self.saga = Saga(
+        versions = Versions(
             self.payments,
-            {"stripe": self.processor},
-            self.advisor,
-            self.advisor,
+            {"stripe": self.processor, "solana": self.wallet, **self.more_rails},
             self.clock,
-            Patience(),
+            self.patience,
+            derive,
         )
+        silence = Silence(self.clock)
+        self.commands = Commands(versions, silence)
+        self.saga = Saga(versions, self.commands, self.advisor, self.advisor, silence)
         self.recovery = Recovery(
             self.payments,
             self.saga,
             lambda _: self.terms,
+            silence,
             self.clock,
             0.5,
             16,
+            30.0,
             self.clock.sleep,
         )
 
@@ -341,15 +458,15 @@ class Story:
 
     async def capture(self, payment: Payment, minor: int = 1999, key: str = "c") -> Payment:
         claim = Claim(key, payment.payment_id, "hash")
-        return await self.saga.command(payment, Command.CAPTURE, minor, claim)
+        return await self.commands.start(payment, Command.CAPTURE, minor, claim)
 
     async def cancel(self, payment: Payment, key: str = "x") -> Payment:
         claim = Claim(key, payment.payment_id, "hash")
-        return await self.saga.command(payment, Command.CANCEL, 0, claim)
+        return await self.commands.start(payment, Command.CANCEL, 0, claim)
 
     async def give_back(self, payment: Payment, minor: int = 500, key: str = "r") -> Payment | None:
         claim = Claim(key, payment.payment_id, "hash")
-        return await self.saga.refund(payment, self.refund(minor, key), claim)
+        return await self.commands.refund(payment, self.refund(minor, key), claim)
 
     def payer(self, payment: Payment, status: str) -> None:
         """Lets the payer's challenge end."""
@@ -432,7 +549,9 @@ class House:
     story: Any
     servicer: PaymentsServicer
     stub: payments_pb2_grpc.PaymentsServiceAsyncStub
-    rewards: Rewards = field(default_factory=Rewards)
+    rewards: Rewards
+    refunds: refunds_pb2_grpc.RefundsServiceAsyncStub
+    disputes: disputes_pb2_grpc.DisputesServiceAsyncStub
 
     def pay(self, key: str = "key", merchant: Any = DEMO_MERCHANT, **changes: Any) -> Any:
         tokens = [
@@ -522,15 +641,34 @@ class House:
 @pytest.fixture
 async def house(story: Story) -> AsyncIterator[House]:
     rewards = Rewards()
-    servicer = PaymentsServicer(story.saga, story.payments, rewards, story.clock, watchers_max=2)
+    servicer = PaymentsServicer(
+        story.saga, story.commands, story.payments, rewards, story.clock, watchers_max=2
+    )
     async with serve_for_test(
         [
             (
                 payments_pb2_grpc.add_PaymentsServiceServicer_to_server,
                 servicer,
                 payments_pb2.DESCRIPTOR.services_by_name["PaymentsService"],
-            )
+            ),
+            (
+                refunds_pb2_grpc.add_RefundsServiceServicer_to_server,
+                RefundsServicer(story.payments, story.commands, story.clock),
+                refunds_pb2.DESCRIPTOR.services_by_name["RefundsService"],
+            ),
+            (
+                disputes_pb2_grpc.add_DisputesServiceServicer_to_server,
+                DisputesServicer(story.payments, story.commands, story.clock),
+                disputes_pb2.DESCRIPTOR.services_by_name["DisputesService"],
+            ),
         ]
     ) as channel:
-        yield House(story, servicer, payments_pb2_grpc.PaymentsServiceStub(channel), rewards)
+        yield House(
+            story,
+            servicer,
+            payments_pb2_grpc.PaymentsServiceStub(channel),
+            rewards,
+            refunds_pb2_grpc.RefundsServiceStub(channel),
+            disputes_pb2_grpc.DisputesServiceStub(channel),
+        )
         await servicer.drain()

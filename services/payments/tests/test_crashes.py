@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smartpay_payments.domain.ledger import LedgerEntry
-from smartpay_payments.domain.payment import NEXT, CaptureMethod, Payment, Status
+from smartpay_payments.domain.payment import CaptureMethod, Payment, Status
+from smartpay_payments.domain.transitions import NEXT
 
 MANUAL = CaptureMethod.MANUAL
 

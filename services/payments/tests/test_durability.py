@@ -124,14 +124,14 @@ def no_attempt_stored(story: Any) -> None:
         create, save = story.payments.create, story.payments.save
         unwritten: dict[str, Any] = {}
 
-        async def remember(payment: Payment, claim: Any, entries: Any) -> None:
-            unwritten[payment.payment_id] = (payment, claim, entries)
+        async def remember(payment: Payment, *rest: Any) -> None:
+            unwritten[payment.payment_id] = (payment, *rest)
 
-        async def write_late(payment: Payment, entries: Any, claim: Any = None) -> bool:
+        async def write_late(payment: Payment, *rest: Any) -> bool:
             held = unwritten.pop(payment.payment_id, None)
             if held is not None:
                 await create(*held)
-            return bool(await save(payment, entries, claim))
+            return bool(await save(payment, *rest))
 
         story.payments.create, story.payments.save = remember, write_late
 

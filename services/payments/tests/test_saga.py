@@ -10,11 +10,14 @@ from smartpay_chassis.refusals import Kind, Refusal
 from smartpay_chassis.testing import DEMO_ACCOUNTS
 from smartpay_payments.domain.eligibility import Account
 from smartpay_payments.domain.payment import (
+    ActionKind,
     AttemptStatus,
     CaptureMethod,
     FraudOpinion,
+    NextAction,
     Payment,
     RefundStatus,
+    RewardMark,
     Status,
 )
 
@@ -79,7 +82,7 @@ async def test_an_account_without_a_token_is_never_tried(story: Any) -> None:
     [
         Account(SECOND, "stripe", frozenset({"EUR"}), True),
         Account(SECOND, "stripe", frozenset({"USD"}), False),
-        Account(SECOND, "solana", frozenset({"USD"}), True),
+        Account(SECOND, "amazon_pay", frozenset({"USD"}), True),
     ],
     ids=["other currency", "disabled", "processor not served"],
 )
@@ -88,6 +91,18 @@ async def test_an_account_that_can_not_charge_is_never_tried(story: Any, second:
     story.processor.script = ["soft"]
     payment = await story.create()
     assert [a.processor_account_id for a in payment.attempts] == [FIRST]
+
+
+async def test_a_merchant_without_rewards_marks_none(story: Any) -> None:
+    assert (await story.create()).reward_mark is RewardMark.RECEIPT
+    story.terms = replace(story.terms, rewards_enabled=False)
+    assert (await story.create("second")).reward_mark is RewardMark.NONE
+
+
+async def test_the_merchant_s_own_cap_ends_the_cascade(story: Any) -> None:
+    story.terms = replace(story.terms, attempts_max=1)
+    story.processor.script = ["soft"]
+    assert len((await story.create()).attempts) == 1
 
 
 async def test_the_router_s_order_is_followed(story: Any) -> None:
@@ -331,9 +346,9 @@ async def test_a_loser_does_not_take_up_the_winner_s_next_attempt(story: Any) ->
 async def test_a_payment_waits_for_the_payer_without_making_versions(story: Any) -> None:
     story.processor.script = ["action"]
     payment = await story.create()
-    assert (payment.status, payment.action_url) == (
+    assert (payment.status, payment.next_action) == (
         Status.REQUIRES_ACTION,
-        "https://bank.test/3ds",
+        NextAction(ActionKind.REDIRECT, "https://bank.test/3ds"),
     )
     story.clock.advance(minutes=30)
     assert await story.recovery.step() == 1
@@ -345,7 +360,7 @@ async def test_a_payment_waits_for_the_payer_without_making_versions(story: Any)
     await story.recovery.step()
 
     paid = await story.read(payment)
-    assert (paid.status, paid.action_url, paid.version) == (Status.SUCCEEDED, "", 3)
+    assert (paid.status, paid.next_action, paid.version) == (Status.SUCCEEDED, None, 3)
 
 
 async def test_a_payer_who_fails_the_challenge_fails_the_payment(story: Any) -> None:

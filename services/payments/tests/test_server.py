@@ -13,8 +13,8 @@ from smartpay_chassis.testing import (
     as_service,
     error_info,
 )
-from smartpay_payments import server
 from smartpay_payments.domain.payment import Status
+from smartpay_payments.server import payments as server
 
 P = payment_pb2.Payment
 MANUAL = payment_pb2.CAPTURE_METHOD_MANUAL
@@ -253,18 +253,20 @@ async def test_a_page_token_is_bound_to_its_filters_and_its_merchant(house: Any)
         await house.pay(f"k{n}")
     house.story.processor.script = ["hard"]
     failed = (await house.pay("failed")).payment.payment_id
-    page = await house.listed(page_size=1, status=P.STATUS_SUCCEEDED)
+    page = await house.listed(page_size=1, status=[P.STATUS_SUCCEEDED])
     assert (
-        await house.listed(page_size=9, status=P.STATUS_SUCCEEDED, page_token=page.next_page_token)
+        await house.listed(
+            page_size=9, status=[P.STATUS_SUCCEEDED], page_token=page.next_page_token
+        )
     ).next_page_token == ""
     for other in (
-        house.listed(status=P.STATUS_FAILED, page_token=page.next_page_token),
-        house.listed(OTHER_MERCHANT, status=P.STATUS_SUCCEEDED, page_token=page.next_page_token),
+        house.listed(status=[P.STATUS_FAILED], page_token=page.next_page_token),
+        house.listed(OTHER_MERCHANT, status=[P.STATUS_SUCCEEDED], page_token=page.next_page_token),
         house.listed(page_token="garbage"),
     ):
         refused = await house.refused(other)
         assert refused["reason"] == "PAGE_TOKEN_INVALID"
-    only = await house.listed(status=P.STATUS_FAILED)
+    only = await house.listed(status=[P.STATUS_FAILED])
     assert [p.payment_id for p in only.payments] == [failed]
 
 

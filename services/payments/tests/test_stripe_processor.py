@@ -19,11 +19,13 @@ from smartpay_chassis.testing import DEMO_ACCOUNTS, FakeClock
 from smartpay_payments.adapters import stripe_processor
 from smartpay_payments.adapters.stripe_processor import StripeProcessor
 from smartpay_payments.domain.payment import (
+    ActionKind,
     Attempt,
     AttemptStatus,
     CaptureMethod,
     Command,
     Money,
+    NextAction,
     Order,
     Payment,
     PendingCommand,
@@ -39,6 +41,7 @@ from smartpay_payments.domain.processor import (
     Declined,
     NotKnown,
     NotTaken,
+    Pending,
     RefundOutcome,
 )
 from smartpay_sandbox.testing import StripeSandbox, stripe_sandbox
@@ -122,7 +125,7 @@ class Counter:
         assert isinstance(action, ActionRequired)
         async with (
             aiohttp.ClientSession() as browser,
-            browser.post(f"{action.url}/authenticate?outcome={outcome}") as page,
+            browser.post(f"{action.action.url}/authenticate?outcome={outcome}") as page,
         ):
             assert page.status == 200
 
@@ -432,12 +435,14 @@ async def test_an_action_that_is_no_redirect_has_no_address() -> None:
     intent = stripe.PaymentIntent.construct_from(
         {"id": "pi_1", "status": "requires_action", "next_action": action}, "key"
     )
-    assert stripe_processor.outcome_of(intent) == ActionRequired("pi_1", "")
+    assert stripe_processor.outcome_of(intent) == ActionRequired(
+        "pi_1", NextAction(ActionKind.REDIRECT, "")
+    )
 
 
-async def test_an_intent_that_is_processing_is_not_known_by_name() -> None:
+async def test_an_intent_that_is_processing_is_pending() -> None:
     intent = stripe.PaymentIntent.construct_from({"id": "pi_1", "status": "processing"}, "key")
-    assert stripe_processor.outcome_of(intent) == NotKnown("processor_is_processing", "pi_1")
+    assert stripe_processor.outcome_of(intent) == Pending("pi_1", "processor_is_processing")
 
 
 # ---- capture and cancel ----------------------------------------------------------------------

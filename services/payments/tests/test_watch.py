@@ -13,7 +13,7 @@ from smartpay_chassis.testing import (
     DEMO_MERCHANT,
     as_merchant,
 )
-from smartpay_payments import server
+from smartpay_payments.server import payments as server
 
 
 async def until(condition: Any) -> None:
@@ -64,19 +64,42 @@ async def test_a_watcher_hears_of_a_commit_made_between_reading_and_waiting(
     house: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "WATCH_HEARTBEAT_SECONDS", 3600)
-    read = house.story.payments.events_after
+    read = house.story.payments.log_after
 
     async def read_then_commit(position: int, limit: int) -> Any:
         found = await read(position, limit)
-        house.story.payments.events_after = read
+        house.story.payments.log_after = read
         await house.story.create()
         return found
 
-    house.story.payments.events_after = read_then_commit
+    house.story.payments.log_after = read_then_commit
     stream = house.watch()
     assert (await stream.read()).caught_up
     assert (await stream.read()).event.sequence == 1
     stream.cancel()
+
+
+async def test_watchers_who_wait_for_the_same_commit_share_one_read(house: Any) -> None:
+    await house.story.create()
+    read, reads = house.story.payments.log_after, []
+
+    async def counted(position: int, limit: int) -> Any:
+        reads.append(position)
+        return await read(position, limit)
+
+    house.story.payments.log_after = counted
+    committed = house.story.payments.next_commit()
+    first, second = await asyncio.gather(
+        house.servicer._steps_after(0, committed), house.servicer._steps_after(0, committed)
+    )
+    assert first is second
+    assert reads == [0]
+    later, _ = await asyncio.gather(
+        house.servicer._steps_after(0, asyncio.Event()),
+        house.servicer._steps_after(0, committed),
+    )
+    assert later == first, "who waits for another commit reads anew, and sees the same"
+    assert reads == [0, 0, 0]
 
 
 async def test_a_cursor_before_the_kept_events_is_out_of_range(house: Any) -> None:

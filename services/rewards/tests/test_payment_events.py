@@ -7,7 +7,7 @@ import grpc
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from smartpay.payments.v1 import payment_pb2, payments_pb2
+from smartpay.payments.v1 import merchants_pb2, payment_pb2, payments_pb2
 from smartpay.payments.v1.payments_pb2_grpc import (
     PaymentsServiceServicer,
     PaymentsServiceStub,
@@ -103,6 +103,30 @@ async def test_a_captured_payment_becomes_a_reward_with_the_cursor(world: World)
     assert world.woken == 1
 
 
+@pytest.mark.parametrize("seconds", [0, 86_400])
+async def test_a_reward_waits_as_long_as_its_merchant_has_it_and_a_restart_knows(
+    world: World, seconds: int
+) -> None:
+    step = a_step()
+    step.event.reward_vesting_seconds = seconds
+    await world.events.apply(step)
+    reward = await world.store.get(key())
+    assert reward is not None
+    assert reward.payment.vesting == timedelta(seconds=seconds)
+    assert reward.look_time == max(START, START + timedelta(seconds=2 + seconds))
+
+
+async def test_a_change_of_a_merchant_s_settings_moves_nothing_but_the_cursor(
+    world: World,
+) -> None:
+    change = merchants_pb2.MerchantEvent(merchant_id=DEMO_MERCHANT.merchant_id, sequence=1)
+    await world.events.apply(payments_pb2.WatchResponse(merchant_event=change))
+    await world.events.apply(payments_pb2.WatchResponse(merchant_event=change, cursor="c1"))
+    await world.events.apply(payments_pb2.WatchResponse(cursor="c1", caught_up=True))
+    assert await world.store.get(key()) is None
+    assert await world.store.cursor() == "c1"
+
+
 async def test_the_same_events_again_change_nothing(world: World) -> None:
     steps = [a_step(1, sequence=2), a_step(2, sequence=2), a_step(1, sequence=3)]
     for step in steps:
@@ -124,15 +148,25 @@ async def test_what_is_not_captured_or_carries_no_mark_earns_nothing(world: Worl
     assert await world.store.cursor() == "end"
 
 
-async def test_refunds_are_told_except_the_failed_ones(world: World) -> None:
+async def test_refunds_are_told_except_failed_ones_and_those_of_overpayments(
+    world: World,
+) -> None:
+    asked, too_much = (
+        payment_pb2.Refund.REASON_REQUESTED_BY_CUSTOMER,
+        payment_pb2.Refund.REASON_OVERPAYMENT,
+    )
     refunds = [
         payment_pb2.Refund(
-            amount=Money(minor_units=units, currency_code="USD"), status=status, create_time=at(3)
+            amount=Money(minor_units=units, currency_code="USD"),
+            status=status,
+            reason=reason,
+            create_time=at(3),
         )
-        for units, status in (
-            (100, payment_pb2.Refund.STATUS_SUCCEEDED),
-            (200, payment_pb2.Refund.STATUS_FAILED),
-            (400, payment_pb2.Refund.STATUS_UNKNOWN),
+        for units, status, reason in (
+            (100, payment_pb2.Refund.STATUS_SUCCEEDED, asked),
+            (200, payment_pb2.Refund.STATUS_FAILED, asked),
+            (400, payment_pb2.Refund.STATUS_UNKNOWN, asked),
+            (800, payment_pb2.Refund.STATUS_SUCCEEDED, too_much),
         )
     ]
     await world.events.apply(a_step(refunds=refunds))

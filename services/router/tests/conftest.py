@@ -11,6 +11,7 @@ import pytest
 from smartpay_chassis.testing import DEMO_ACCOUNTS, DEMO_MERCHANT, FakeClock
 from smartpay_router.adapters.river_policy import RiverPolicy
 from smartpay_router.adapters.sqlite_decisions import SqliteDecisions
+from smartpay_router.domain.accounts import Directory
 from smartpay_router.domain.charge import Charge
 from smartpay_router.domain.context import Context, describe
 from smartpay_router.domain.decision import Decision, Tenant
@@ -57,6 +58,12 @@ def decision(charge: Charge, context: Context, clock: FakeClock) -> Decision:
         created_at=clock(),
         expires_at=clock() + timedelta(minutes=15),
     )
+
+
+@pytest.fixture
+def directory() -> Directory:
+    """No merchant has added accounts, until a test says so."""
+    return Directory()
 
 
 @pytest.fixture

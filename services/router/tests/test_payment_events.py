@@ -6,14 +6,18 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from smartpay.payments.v1.merchants_pb2 import MerchantEvent
 from smartpay.payments.v1.payment_pb2 import Attempt, Payment, PaymentEvent
 from smartpay.payments.v1.payments_pb2 import WatchRequest, WatchResponse
+from smartpay.payments.v1.processor_accounts_pb2 import ProcessorAccount, ProcessorFee
 from smartpay.router.v1.router_pb2 import Decision as DecisionMessage
 from smartpay.router.v1.router_pb2 import RankedAccount
+from smartpay.type.v1.instrument_pb2 import Processor
 from smartpay_chassis.testing import DEMO_ACCOUNTS, DEMO_MERCHANT, OTHER_ACCOUNT
 from smartpay_router.adapters.payment_events import PaymentEvents, samples_of
 from smartpay_router.adapters.river_policy import RiverPolicy
 from smartpay_router.adapters.sqlite_decisions import SqliteDecisions
+from smartpay_router.domain.accounts import Directory
 from smartpay_router.domain.context import Context
 from smartpay_router.domain.outcome import Learner, Outcome
 
@@ -93,8 +97,48 @@ def test_a_damaged_context_is_left_out_and_does_not_stop_the_stream(context: Con
     assert samples_of(damaged) == ()
 
 
+def change(sequence: int = 1, *names: str) -> MerchantEvent:
+    return MerchantEvent(
+        merchant_id=DEMO_MERCHANT.merchant_id,
+        sequence=sequence,
+        processor_accounts=[
+            ProcessorAccount(
+                processor_account_id=name,
+                processor=Processor.PROCESSOR_AMAZON_PAY,
+                fees=[ProcessorFee(currency_code="EUR", basis_points=150, fixed_minor_units=25)],
+                enabled=True,
+            )
+            for name in names
+        ],
+    )
+
+
+async def test_the_accounts_of_a_change_are_known_at_once_and_after_a_restart(
+    store: SqliteDecisions, river: RiverPolicy, directory: Directory
+) -> None:
+    events = PaymentEvents(nobody, store, Learner(river, store), directory)
+    merchant = DEMO_MERCHANT
+    for step in (
+        WatchResponse(merchant_event=change(1, "a")),
+        WatchResponse(merchant_event=change(2, "a", "b"), cursor="7"),
+        WatchResponse(merchant_event=change(1, "old news"), cursor="8"),
+    ):
+        await events.apply(step)
+    assert await store.cursor() == "8"
+    for known in (directory, Directory(await store.added_accounts())):
+        accounts = known.all_of(merchant.merchant_id, False, merchant.processor_accounts)
+        assert [a.processor_account_id for a in accounts] == [*DEMO_ACCOUNTS, "a", "b"]
+        assert accounts[-1].processor == "amazon_pay"
+        assert accounts[-1].fees["EUR"].of(1000) == 40
+        assert known.all_of(merchant.merchant_id, True, ()) == ()
+
+
+def nobody(request: WatchRequest) -> AsyncIterator[WatchResponse]:
+    raise AssertionError("nothing is watched here")
+
+
 async def test_the_stream_is_followed_from_the_stored_cursor_and_learned_once(
-    store: SqliteDecisions, river: RiverPolicy, context: Context
+    store: SqliteDecisions, river: RiverPolicy, context: Context, directory: Directory
 ) -> None:
     log = [
         event(context, (FIRST, Attempt.STATUS_STARTED)),
@@ -114,7 +158,7 @@ async def test_the_stream_is_followed_from_the_stored_cursor_and_learned_once(
         await asyncio.Event().wait()
 
     for _ in range(2):
-        events = PaymentEvents(watch, store, Learner(river, store))
+        events = PaymentEvents(watch, store, Learner(river, store), directory)
         following = asyncio.create_task(events.follow())
         await caught_up.wait()
         caught_up.clear()

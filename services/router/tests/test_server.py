@@ -29,6 +29,12 @@ from smartpay_chassis.testing import (
 )
 from smartpay_router.adapters.river_policy import RiverPolicy
 from smartpay_router.adapters.sqlite_decisions import SqliteDecisions
+from smartpay_router.domain.accounts import (
+    AddedAccount,
+    AddedAccounts,
+    AddedFee,
+    Directory,
+)
 from smartpay_router.domain.outcome import Learner
 from smartpay_router.server import Router, Rules
 
@@ -36,6 +42,7 @@ if TYPE_CHECKING:
     from smartpay.router.v1.router_pb2_grpc import RouterServiceAsyncStub
 
 FIRST, SECOND = DEMO_ACCOUNTS
+ADDED = "pac_d1" + "z" * 24
 PAYMENT, OTHER_PAYMENT = "pay_d1" + "p" * 24, "pay_d1" + "q" * 24
 PAYMENTS = as_service("payments")
 OTHER = as_merchant(OTHER_MERCHANT)
@@ -43,13 +50,14 @@ OTHER = as_merchant(OTHER_MERCHANT)
 
 @pytest.fixture
 async def router(
-    store: SqliteDecisions, river: RiverPolicy, clock: FakeClock
+    store: SqliteDecisions, river: RiverPolicy, clock: FakeClock, directory: Directory
 ) -> AsyncIterator[RouterServiceAsyncStub]:
     servicer = Router(
         store,
         river,
         Learner(river, store),
         Rules(cell="d1", epsilon=0.0, decision_ttl=timedelta(minutes=15)),
+        directory,
         clock,
     )
     service = router_pb2.DESCRIPTOR.services_by_name["RouterService"]
@@ -111,6 +119,32 @@ async def test_a_merchant_gets_its_accounts_ranked_with_reasons(
     assert decision.context_schema == "charge-1"
     assert decision.expire_time.seconds - decision.create_time.seconds == 900
     assert decision.payment_id == ""
+
+
+async def test_an_account_that_was_added_is_ranked_by_its_own_fee_from_then_on(
+    router: RouterServiceAsyncStub, directory: Directory
+) -> None:
+    tokens = {FIRST: "pm_card_visa", ADDED: "pm_card_visa"}
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await router.Decide(ask(tokens), metadata=as_merchant())
+    assert error_info(refused.value)["reason"] == "ACCOUNT_UNKNOWN"
+
+    def told(sequence: int, *, enabled: bool) -> AddedAccounts:
+        account = AddedAccount(ADDED, "stripe", {"USD": AddedFee(100, 10)}, enabled)
+        merchant = DEMO_MERCHANT
+        return AddedAccounts(merchant.merchant_id, merchant.livemode, sequence, (account,))
+
+    directory.learn(told(2, enabled=True))
+    directory.learn(told(1, enabled=False))
+    decision = (await router.Decide(ask(tokens), metadata=as_merchant())).decision
+    assert [r.processor_account_id for r in decision.ranking] == [ADDED, FIRST]
+    assert decision.ranking[0].expected_fee.minor_units == 35
+
+    directory.learn(told(3, enabled=False))
+    decision = (await router.Decide(ask(tokens), metadata=as_merchant())).decision
+    assert [r.processor_account_id for r in decision.ranking] == [FIRST]
+    excluded = {e.processor_account_id: e.code for e in decision.excluded}
+    assert excluded[ADDED] == "ACCOUNT_DISABLED"
 
 
 async def test_a_decision_can_be_read_again_but_not_by_another_merchant(

@@ -20,6 +20,10 @@ local function skip_space(text, at)
 end
 
 local function read_text(text, at, path)
+  local plain, after = text:match('^("[^%z\1-\31"\\]*")()', at)
+  if plain then
+    return plain, after
+  end
   local from = at + 1
   while true do
     local stop = text:find('[%z\1-\31"\\]', from)
@@ -49,21 +53,29 @@ end
 
 local read_value
 
--- shape: the fields a message may have, nil when anything goes. map: keys are free, values are
--- of that shape.
+-- A key with its colon. Plain ones are read at once; others with care, or refused with a reason.
+local function read_key(text, at, path)
+  local key, value = text:match('^"([%w_]*)"[ \t\r\n]*:[ \t\r\n]*()', at)
+  if key then
+    return key, value
+  elseif text:byte(at) ~= 34 then
+    malformed(path, (path == "" and "The body" or "") .. " has a key that is no JSON text.")
+  end
+  local raw, stop = read_text(text, at, path)
+  return raw:sub(2, -2), text:match("^[ \t\r\n]*:[ \t\r\n]*()", stop)
+end
+
+-- shape: the fields a message may have, nil when anything goes, and then texts are kept. map:
+-- keys are free, values are of that shape.
 local function read_object(text, at, shape, map, path, depth)
-  local members, seen = {}, {}
+  local members = {}
   at = skip_space(text, at + 1)
   if text:byte(at) == 125 then
     return members, at + 1
   end
   while true do
-    if text:byte(at) ~= 34 then
-      malformed(path, (path == "" and "The body" or "") .. " has a key that is no JSON text.")
-    end
-    local raw
-    raw, at = read_text(text, at, path)
-    local key = raw:sub(2, -2)
+    local key
+    key, at = read_key(text, at, path)
     local name, child, child_map, list = key, nil, false, nil
     if map then
       child = shape
@@ -75,29 +87,32 @@ local function read_object(text, at, shape, map, path, depth)
       name, child, child_map, list = field.name, shapes[field.shape], field.map, field.list
     end
     local here = joined(path, map and printable(name) or name)
-    if seen[name] then
+    if members[name] ~= nil then
       malformed(here, "is given twice.")
-    end
-    seen[name] = true
-    at = skip_space(text, at)
-    if text:byte(at) ~= 58 then
+    elseif not at then
       malformed(here, "has no value.")
     end
-    at = skip_space(text, at + 1)
     local byte = text:byte(at)
     -- Envoy takes a single object for a list of them.
     if list ~= nil and byte ~= 110 and (byte == 91) ~= list then
       malformed(here, list and "must be a list." or "must not be a list.")
     end
-    members[name], at = read_value(text, at, child, child_map, here, depth + 1)
-    at = skip_space(text, at)
-    byte = text:byte(at)
-    if byte == 125 then
-      return members, at + 1
-    elseif byte ~= 44 then
+    local mark, stop
+    if shape and byte == 34 then
+      -- A plain text, and all that is asked is whether it may stand here.
+      mark, stop = text:match('^"[^%c"\\]*"[ \t\r\n]*([,}])[ \t\r\n]*()', at)
+    end
+    if mark then
+      members[name], at = true, stop
+    else
+      members[name], at = read_value(text, at, child, child_map, here, depth + 1)
+      mark, at = text:match("^[ \t\r\n]*([,}])[ \t\r\n]*()", at)
+    end
+    if mark == "}" then
+      return members, at
+    elseif not mark then
       malformed(here, "is not followed by a comma or the end of its object.")
     end
-    at = skip_space(text, at + 1)
   end
 end
 

@@ -95,6 +95,11 @@ local function camel(raw)
   return '"' .. spelt(path) .. rest:gsub("%]%.[%w_%.]*", spelt) .. '"'
 end
 
+-- Texts name fields as the contract does; REST's readers look for its own spelling.
+local function as_rest_says(raw)
+  return raw and raw:gsub("%f[%w_]%l[%l%d]*_[%l%d_]*", spellings)
+end
+
 local function member(name, raw)
   return raw and ',"' .. name .. '":' .. raw or ""
 end
@@ -119,7 +124,7 @@ local function violations(detail)
   local errors = {}
   for _, violation in ipairs(detail.fieldViolations or {}) do
     errors[#errors + 1] = '{"field":' .. (camel(violation.field) or '""')
-      .. member("detail", violation.description)
+      .. member("detail", as_rest_says(violation.description))
       .. (unquoted(violation.reason) ~= "" and member("reason", violation.reason) or "")
       .. "}"
   end
@@ -140,8 +145,8 @@ local function problem_of_status(text)
         local facts = type(detail.metadata) == "table" and detail.metadata or {}
         problem.reason = reason
         problem.status = STATUS_OF_REASON[reason] or problem.status
-        problem.detail = status.message
-        problem.remedy = facts.remedy
+        problem.detail = as_rest_says(status.message)
+        problem.remedy = as_rest_says(facts.remedy)
         problem.field = camel(facts.field)
       end
     elseif kind:find("google.rpc.BadRequest", 1, true) then
@@ -154,8 +159,7 @@ local function problem_of_status(text)
 end
 
 -- From Envoy's own reply: its status, its cause (%RESPONSE_CODE_DETAILS%) and its text.
--- stage: how far the request came; nil when its first line or headers were refused.
-local function problem_of_reply(status, cause, text, stage)
+local function problem_of_reply(status, cause, text, verb)
   local reason = REASONS[status] or (status < "500" and "BODY_MALFORMED" or "INTERNAL")
   local problem = { status = status, reason = reason }
   if cause == "lua_response" then
@@ -175,12 +179,12 @@ local function problem_of_reply(status, cause, text, stage)
     problem.field = quoted("upgrade")
     problem.detail = quoted("upgrade is not taken here.")
     problem.remedy = quoted("Send plain requests.")
-  elseif not stage and problem.reason == "BODY_MALFORMED" then
+  elseif problem.reason == "BODY_MALFORMED" and not cause:find("transcode", 1, true) then
     problem.reason = "FIELD_INVALID"
     problem.detail = quoted("The path or the headers are not well-formed, or too large.")
     problem.remedy = quoted("Send a plain path and only the documented headers.")
   elseif status == "400" then
-    problem.reason = stage == "body" and "BODY_MALFORMED" or "FIELD_INVALID"
+    problem.reason = verb == "POST" and "BODY_MALFORMED" or "FIELD_INVALID"
     -- As the transcoder puts it: amount.minor_units: invalid value "abc" for type TYPE_INT64
     local field = text:match("^%s*([%w_%.%[%]]+): invalid value")
     if field then

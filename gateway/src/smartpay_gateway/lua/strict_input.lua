@@ -24,51 +24,28 @@ local function find_route(verb, path)
   return nil
 end
 
--- What a service hears of an outside request; Envoy's own x-envoy-* and pseudo headers besides.
-local FORWARDED = {
-  ["content-length"] = true,
-  ["content-type"] = true,
-  ["grpc-accept-encoding"] = true,
-  ["grpc-encoding"] = true,
-  ["grpc-timeout"] = true,
-  ["idempotency-key"] = true,
-  ["smartpay-merchant"] = true,
-  ["te"] = true,
-  ["traceparent"] = true,
-  ["tracestate"] = true,
-  ["transfer-encoding"] = true,
-  ["user-agent"] = true,
-  ["x-forwarded-proto"] = true,
-  ["x-jwt-payload"] = true,
-  ["x-request-id"] = true,
-}
-
-local function keep_forwarded(headers)
-  local others = {}
-  for name in pairs(headers) do
-    if not FORWARDED[name] and name:byte() ~= 58 and name:sub(1, 8) ~= "x-envoy-" then
-      others[#others + 1] = name
-    end
-  end
-  for _, name in ipairs(others) do
-    headers:remove(name)
+-- A broken trace is restarted by the next hop; Envoy's tracer would hand it on as it is.
+local function drop_broken_trace(headers)
+  local trace = headers:get("traceparent")
+  if trace and not (#trace == 55 and trace:match("^%x%x%-%x+%-%x+%-%x%x$")) then
+    headers:remove("traceparent")
   end
 end
 
 -- answer.lua turns these four lines into a problem; native gRPC reads them as its message.
-local function refuse(handle, status, reason, field, detail, remedy)
+local function refuse(handle, status, reason, field, detail, remedy, allow)
   local native = is_native(handle:headers():get("content-type"))
   handle:respond(
-    { [":status"] = status },
+    { [":status"] = status, allow = allow },
     native and reason .. ": " .. detail
       or table.concat({ reason, field, detail, remedy }, "\n")
   )
 end
 
 local function percent_decoded(text)
-  return (text:gsub("%%(%x%x)", function(hex)
+  return text:find("%", 1, true) and (text:gsub("%%(%x%x)", function(hex)
     return string.char(tonumber(hex, 16))
-  end))
+  end)) or text
 end
 
 -- Services can't read other text: protobuf's texts are UTF-8.
@@ -125,13 +102,24 @@ end
 
 local function check(handle)
   local headers = handle:headers()
-  keep_forwarded(headers)
-  local path, query = headers:get(":path"):match("^([^?]*)%??(.*)$")
+  drop_broken_trace(headers)
+  local path, query = headers:get(":path"), ""
+  local mark = path:find("?", 1, true)
+  if mark then
+    path, query = path:sub(1, mark - 1), path:sub(mark + 1)
+  end
   if native_paths[path] and is_native(headers:get("content-type")) then
     return
   end
   local route = find_route(headers:get(":method"), path)
   if not route then
+    local verbs = not is_native(headers:get("content-type")) and verbs_of(path)
+    if verbs then
+      return refuse(
+        handle, "405", "ROUTE_UNKNOWN", "", "This path does not take that verb.",
+        "Use " .. verbs .. ".", verbs
+      )
+    end
     return refuse(
       handle, "404", "ROUTE_UNKNOWN", "", "There is no such path and method.",
       "Check verb and path against the documentation."
@@ -146,16 +134,6 @@ local function check(handle)
   local field, detail, remedy = check_query(route, query)
   if field then
     return refuse(handle, "400", "FIELD_INVALID", field, detail, remedy)
-  end
-  local notes = handle:streamInfo():dynamicMetadata()
-  if route.unwrap then
-    notes:set("smartpay.rest", "unwrap", route.unwrap)
-  end
-  if route.stream then
-    notes:set("smartpay.rest", "stream", true)
-  end
-  if route.shape then
-    notes:set("smartpay.rest", "stage", "body")
   end
   if route.raw then
     return

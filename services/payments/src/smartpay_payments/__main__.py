@@ -7,21 +7,38 @@ from datetime import UTC, datetime, timedelta
 
 import structlog
 
-from smartpay.payments.v1 import payments_pb2, payments_pb2_grpc
-from smartpay_chassis.merchants import Merchants
+from smartpay.payments.v1 import (
+    disputes_pb2,
+    disputes_pb2_grpc,
+    payments_pb2,
+    payments_pb2_grpc,
+    refunds_pb2,
+    refunds_pb2_grpc,
+)
+from smartpay_chassis.ids import derive
 from smartpay_chassis.server import App, run
-from smartpay_chassis.settings import SettingsError
 from smartpay_chassis.sqlite import SqliteStore
 from smartpay_payments.adapters.advisors import FraudService, RewardsService, RouterService
-from smartpay_payments.adapters.sqlite_payments import MIGRATIONS, SqlitePayments
-from smartpay_payments.adapters.stripe_processor import StripeProcessor
+from smartpay_payments.adapters.migrations import MIGRATIONS
+from smartpay_payments.adapters.sqlite_payments import SqlitePayments
+from smartpay_payments.adapters.stripe_books import StripeBooks
+from smartpay_payments.adapters.stripe_vault import StripeVault
+from smartpay_payments.back_office import serve_back_office
+from smartpay_payments.books import build_books
+from smartpay_payments.domain.commands import Commands
 from smartpay_payments.domain.eligibility import MerchantTerms
+from smartpay_payments.domain.patience import Patience
 from smartpay_payments.domain.payment import Payment
-from smartpay_payments.domain.processor import Processor
-from smartpay_payments.domain.saga import Patience, Saga
+from smartpay_payments.domain.saga import Saga
+from smartpay_payments.domain.silence import Silence
+from smartpay_payments.domain.versions import Versions
+from smartpay_payments.rails import credential_readers, open_rails
 from smartpay_payments.recovery import Recovery
-from smartpay_payments.server import PaymentsServicer, terms_of
+from smartpay_payments.server.disputes import DisputesServicer
+from smartpay_payments.server.payments import PaymentsServicer
+from smartpay_payments.server.refunds import RefundsServicer
 from smartpay_payments.settings import PaymentsSettings
+from smartpay_payments.webhooks import serve_webhooks
 
 log = structlog.get_logger()
 
@@ -33,59 +50,55 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def stripe_keys(merchants: Merchants, settings: PaymentsSettings) -> dict[str, str]:
-    """Reads the secret key of every Stripe account; raises SettingsError naming one without."""
-    keys: dict[str, str] = {}
-    for merchant in merchants.merchants:
-        for account in merchant.processor_accounts:
-            if account.processor != "stripe":
-                continue
-            key = (
-                account.secret_file.read_text().strip()
-                if account.secret_file is not None
-                else settings.stripe_secret_key.get_secret_value()
-            )
-            if not key:
-                raise SettingsError(
-                    f"account {account.processor_account_id} has no secret file"
-                    " and STRIPE_SECRET_KEY is not set"
-                )
-            keys[account.processor_account_id] = key
-    return keys
-
-
 async def build(app: App, settings: PaymentsSettings) -> None:
     """Joins settings, adapters, story and server."""
     store = await SqliteStore.open(settings.store_path, MIGRATIONS)
     app.on_stop(store.close)
     payments = SqlitePayments(store)
-    stripe = StripeProcessor(
-        stripe_keys(app.merchants, settings),
-        settings.stripe_api_base,
-        settings.stripe_return_url,
-        settings.stripe_timeout_seconds,
-        now,
+    rails = await open_rails(app, settings, store, payments, now)
+    office, processors = rails.office, rails.processors
+    patience = Patience(
+        first_look_seconds=settings.first_look_seconds,
+        schedule_seconds=settings.recovery_schedule_seconds,
+        confirm_seconds=settings.confirm_seconds,
+        review_seconds=settings.review_seconds,
+        action_seconds=settings.action_seconds,
+        action_first_poll_seconds=settings.action_first_poll_seconds,
+        action_poll_seconds=settings.action_poll_seconds,
+        authorization_poll_seconds=settings.authorization_poll_seconds,
+        late_poll_seconds=settings.late_poll_seconds,
+        cascade_attempts_max=settings.cascade_attempts_max,
+        cascade_seconds=settings.cascade_seconds,
     )
-    app.on_stop(stripe.close)
-    processors: dict[str, Processor] = {"stripe": stripe}
+    versions = Versions(payments, processors, now, patience, derive)
+    silence = Silence(now)
+    commands = Commands(versions, silence)
     saga = Saga(
-        payments,
-        processors,
+        versions,
+        commands,
         FraudService(app.channel, settings.fraud_timeout_seconds),
         RouterService(app.channel, settings.route_timeout_seconds),
+        silence,
+    )
+    setup = serve_back_office(
+        app,
+        office,
+        store,
+        versions,
+        {"stripe": StripeVault(rails.stripe.clients, settings.stripe_return_url)},
+        credential_readers(settings),
         now,
-        Patience(
-            first_look_seconds=settings.first_look_seconds,
-            schedule_seconds=settings.recovery_schedule_seconds,
-            action_seconds=settings.action_seconds,
-        ),
     )
     servicer = PaymentsServicer(
         saga,
+        commands,
         payments,
         RewardsService(app.channel, settings.reward_timeout_seconds),
         now,
         settings.watchers_max,
+        office.terms_of_call,
+        office.directory.changed,
+        setup,
     )
     app.on_stop(servicer.drain)
     app.serve(
@@ -94,17 +107,43 @@ async def build(app: App, settings: PaymentsSettings) -> None:
         payments_pb2.DESCRIPTOR.services_by_name["PaymentsService"],
     )
 
+    app.serve(
+        refunds_pb2_grpc.add_RefundsServiceServicer_to_server,
+        RefundsServicer(payments, commands, now),
+        refunds_pb2.DESCRIPTOR.services_by_name["RefundsService"],
+    )
+    app.serve(
+        disputes_pb2_grpc.add_DisputesServiceServicer_to_server,
+        DisputesServicer(payments, commands, now),
+        disputes_pb2.DESCRIPTOR.services_by_name["DisputesService"],
+    )
+
+    build_books(
+        app,
+        store,
+        payments,
+        office.directory,
+        {"stripe": StripeBooks(rails.stripe.clients)},
+        RewardsService(app.channel, settings.reward_timeout_seconds),
+        settings.settlement_interval_seconds,
+        now,
+    )
+    serve_webhooks(
+        app, settings, store, payments, office.directory, office.secrets.webhook_secrets, now
+    )
+
     def terms(payment: Payment) -> MerchantTerms | None:
-        merchant = app.merchants.get(payment.merchant_id, payment.livemode)
-        return None if merchant is None else terms_of(merchant)
+        return office.directory.terms(payment.merchant_id, payment.livemode)
 
     recovery = Recovery(
         payments,
         saga,
         terms,
+        silence,
         now,
         settings.recovery_interval_seconds,
         settings.recovery_concurrency,
+        settings.recovery_lease_seconds,
     )
     await recovery.take_over()
     app.background("recovery", recovery.run)

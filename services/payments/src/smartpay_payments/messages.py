@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
+from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -13,8 +15,10 @@ from smartpay.router.v1 import router_pb2
 from smartpay.type.v1 import instrument_pb2, money_pb2
 from smartpay_payments.domain.ledger import LedgerEntry
 from smartpay_payments.domain.payment import (
+    ActionKind,
     Attempt,
     CaptureMethod,
+    Dispute,
     Initiator,
     Money,
     Order,
@@ -81,6 +85,13 @@ def timestamp(moment: datetime | None) -> Timestamp | None:
     return message
 
 
+_ACTIONS: dict[ActionKind, Callable[[payment_pb2.NextAction], Any]] = {
+    ActionKind.REDIRECT: lambda action: action.redirect_to_url,
+    ActionKind.SOLANA_PAY: lambda action: action.solana_pay,
+    ActionKind.AMAZON_CHECKOUT: lambda action: action.amazon_checkout,
+}
+
+
 def payment_message(payment: Payment) -> payment_pb2.Payment:
     """Spells a payment without ledger and reward."""
     order = payment.order
@@ -113,21 +124,27 @@ def payment_message(payment: Payment) -> payment_pb2.Payment:
             ],
             fingerprint=order.fingerprint,
         ),
+        instrument_id=order.instrument_id,
         customer_id=order.customer_id,
         statement_descriptor=order.statement_descriptor,
         description=order.description,
         metadata=order.metadata,
         attempts=[_attempt_message(a) for a in payment.attempts],
         refunds=[refund_message(payment, r) for r in payment.refunds],
+        disputes=[dispute_message(payment, d) for d in payment.disputes],
+        overpaid_amount=money(payment.overpaid_minor),
         reward_wallet=order.reward_wallet,
         create_time=timestamp(payment.create_time),
         update_time=timestamp(payment.update_time),
         etag=f'"{payment.version}"',
     )
-    if payment.action_url:
-        message.next_action.redirect_to_url.url = payment.action_url
-        if payment.action_expire_time is not None:
-            message.next_action.expire_time.FromDatetime(payment.action_expire_time)
+    action = payment.next_action
+    if action is not None and action.kind is ActionKind.CHOOSE_RAIL:
+        message.next_action.choose_rail.processor_account_ids.extend(action.processor_account_ids)
+    elif action is not None:
+        _ACTIONS[action.kind](message.next_action).url = action.url
+    if action is not None and payment.action_expire_time is not None:
+        message.next_action.expire_time.FromDatetime(payment.action_expire_time)
     if payment.fraud is not None:
         message.fraud.CopyFrom(fraud_pb2.Assessment.FromString(payment.fraud.document))
     if payment.route is not None:
@@ -163,6 +180,23 @@ def refund_message(payment: Payment, refund: Refund) -> payment_pb2.Refund:
         processor_refund_id=refund.processor_refund_id,
         create_time=timestamp(refund.create_time),
         update_time=timestamp(refund.update_time),
+    )
+
+
+def dispute_message(payment: Payment, dispute: Dispute) -> payment_pb2.Dispute:
+    """Spells a dispute."""
+    currency = payment.order.amount.currency_code
+    return payment_pb2.Dispute(
+        dispute_id=dispute.dispute_id,
+        payment_id=payment.payment_id,
+        amount=money_pb2.Money(minor_units=dispute.amount_minor, currency_code=currency),
+        reason=dispute.reason,
+        status=payment_pb2.Dispute.Status.Value(f"STATUS_{dispute.status.value}"),
+        evidence_due_time=timestamp(dispute.evidence_due_time),
+        processor_dispute_id=dispute.processor_dispute_id,
+        fee=money_pb2.Money(minor_units=dispute.fee_minor, currency_code=currency),
+        create_time=timestamp(dispute.create_time),
+        update_time=timestamp(dispute.update_time),
     )
 
 
@@ -214,4 +248,5 @@ def event_message(payment: Payment) -> payment_pb2.PaymentEvent:
         reward_mark=payment_pb2.RewardMark.Value(f"REWARD_MARK_{payment.reward_mark.value}"),
         device_id=payment.order.device_id,
         ip_address=payment.order.ip_address,
+        reward_vesting_seconds=payment.reward_vesting_seconds,
     )

@@ -12,6 +12,7 @@ import structlog
 from smartpay_payments.domain.eligibility import MerchantTerms
 from smartpay_payments.domain.payment import Payment
 from smartpay_payments.domain.saga import Saga
+from smartpay_payments.domain.silence import Silence
 
 log = structlog.get_logger()
 
@@ -22,15 +23,15 @@ TROUBLE_PAUSE = timedelta(minutes=1)
 class OpenPayments(Protocol):
     """What recovery reads from the store."""
 
-    async def due(self, now: datetime, limit: int) -> list[Payment]:
-        """Reads payments whose time to be looked at has come."""
+    async def lease_due(self, now: datetime, until: datetime, limit: int) -> list[Payment]:
+        """Takes payments whose time has come; until then nobody else takes them."""
         ...
 
-    async def make_due(self, now: datetime) -> int:
-        """Makes every open payment due; answers how many."""
+    async def make_due(self, now: datetime, processor_account_id: str = "") -> int:
+        """Makes every payment in doubt due, or those at one account; answers how many."""
         ...
 
-    async def postpone(self, payment: Payment, until: datetime) -> None:
+    async def postpone(self, payment: Payment, until: datetime | None) -> None:
         """Plans the next look without a new version."""
         ...
 
@@ -44,9 +45,11 @@ class Recovery:
         store: where open payments are found.
         saga: moves them on.
         terms_of: the merchant's rules; None when the merchant is not configured any more.
+        silence: knows which accounts have begun to answer again.
         clock: the time, aware.
         interval_seconds: pause between two looks at the store.
         concurrency: payments moved on at once.
+        lease_seconds: how long one look may take before another replica takes the payment up.
         sleep: replaced by tests.
     """
 
@@ -55,17 +58,21 @@ class Recovery:
         store: OpenPayments,
         saga: Saga,
         terms_of: Callable[[Payment], MerchantTerms | None],
+        silence: Silence,
         clock: Callable[[], datetime],
         interval_seconds: float,
         concurrency: int,
+        lease_seconds: float,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._store = store
         self._saga = saga
         self._terms_of = terms_of
+        self._silence = silence
         self._clock = clock
         self._interval = interval_seconds
         self._concurrency = concurrency
+        self._lease = timedelta(seconds=lease_seconds)
         self._sleep = sleep
 
     async def take_over(self) -> None:
@@ -82,7 +89,11 @@ class Recovery:
 
     async def step(self) -> int:
         """Looks at what is due now; answers how many payments that were."""
-        due = await self._store.due(self._clock(), self._concurrency)
+        for account in self._silence.take_awake():
+            woken = await self._store.make_due(self._clock(), account)
+            log.info("recovery: an account answers again", account=account, woken=woken)
+        now = self._clock()
+        due = await self._store.lease_due(now, now + self._lease, self._concurrency)
         results = await asyncio.gather(
             *(self._recover(payment) for payment in due), return_exceptions=True
         )

@@ -8,12 +8,18 @@ from typing import Annotated
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
 from smartpay_chassis.settings import ServiceSettings
+from smartpay_payments.amazon_pay_rail import AmazonPaySettings
+from smartpay_payments.back_office import BackOfficeSettings
+from smartpay_payments.solana_rail import SolanaSettings
+from smartpay_payments.webhooks import WebhookSettings
 
 Seconds = Annotated[float, Field(gt=0)]
 AtLeastOne = Annotated[int, Field(ge=1)]
 
 
-class PaymentsSettings(ServiceSettings):
+class PaymentsSettings(
+    AmazonPaySettings, SolanaSettings, BackOfficeSettings, WebhookSettings, ServiceSettings
+):
     """Settings of the payments service. Each limit says why it has its size."""
 
     store_path: Path = Field(
@@ -64,6 +70,12 @@ class PaymentsSettings(ServiceSettings):
         validation_alias="PAYMENTS_RECOVERY_CONCURRENCY",
         description="Payments recovered at once; leaves the processor room for new ones.",
     )
+    recovery_lease_seconds: Seconds = Field(
+        default=60.0,
+        validation_alias="PAYMENTS_RECOVERY_LEASE_SECONDS",
+        description="How long one look may take before another replica takes the payment up;"
+        " several processor calls.",
+    )
     first_look_seconds: Seconds = Field(
         default=30.0,
         validation_alias="PAYMENTS_FIRST_LOOK_SECONDS",
@@ -81,10 +93,59 @@ class PaymentsSettings(ServiceSettings):
         validation_alias="PAYMENTS_ACTION_SECONDS",
         description="How long a payer may take for 3-D Secure before the payment is canceled.",
     )
+    action_first_poll_seconds: Seconds = Field(
+        default=5.0,
+        validation_alias="PAYMENTS_ACTION_FIRST_POLL_SECONDS",
+        description="How soon a payment that waits for the payer is first looked at; each later"
+        " pause is half the wait so far.",
+    )
+    action_poll_seconds: Seconds = Field(
+        default=60.0,
+        validation_alias="PAYMENTS_ACTION_POLL_SECONDS",
+        description="How often it is looked at in the end; webhooks come sooner where there are"
+        " any.",
+    )
+    confirm_seconds: Seconds = Field(
+        default=86400.0,
+        validation_alias="PAYMENTS_CONFIRM_SECONDS",
+        description="How long a payment waits to be confirmed, or for the payer's choice of a"
+        " rail; a day, as carts live.",
+    )
+    review_seconds: Seconds = Field(
+        default=604800.0,
+        validation_alias="PAYMENTS_REVIEW_SECONDS",
+        description="How long a payment may be held for review; a week, over holidays.",
+    )
+    authorization_poll_seconds: Seconds = Field(
+        default=21600.0,
+        validation_alias="PAYMENTS_AUTHORIZATION_POLL_SECONDS",
+        description="How often an authorization is looked at; they lapse after days.",
+    )
+    late_poll_seconds: Seconds = Field(
+        default=300.0,
+        validation_alias="PAYMENTS_LATE_POLL_SECONDS",
+        description="How often transfers are looked for that come after a payment has ended.",
+    )
+    cascade_attempts_max: AtLeastOne = Field(
+        default=3,
+        validation_alias="PAYMENTS_CASCADE_ATTEMPTS_MAX",
+        description="Accounts tried for one payment; more looks like card testing to issuers.",
+    )
+    cascade_seconds: Seconds = Field(
+        default=300.0,
+        validation_alias="PAYMENTS_CASCADE_SECONDS",
+        description="No further account is tried later than that; the payer has gone.",
+    )
     events_keep_days: Annotated[float, Field(gt=0)] = Field(
         default=30.0,
         validation_alias="PAYMENTS_EVENTS_KEEP_DAYS",
         description="How long events can be watched from an old cursor.",
+    )
+    settlement_interval_seconds: Seconds = Field(
+        default=300.0,
+        validation_alias="PAYMENTS_SETTLEMENT_INTERVAL_SECONDS",
+        description="Pause between two readings of what processors settled: fees and payouts;"
+        " they come hours to days after their payments.",
     )
     watchers_max: AtLeastOne = Field(
         default=64,
@@ -95,9 +156,10 @@ class PaymentsSettings(ServiceSettings):
     @field_validator("first_look_seconds")
     @classmethod
     def _longer_than_a_call(cls, value: float, info: ValidationInfo) -> float:
-        if value <= info.data.get("stripe_timeout_seconds", 0):
-            raise ValueError(
-                "PAYMENTS_FIRST_LOOK_SECONDS must be more than STRIPE_TIMEOUT_SECONDS,"
-                " or recovery asks while the first call still runs"
-            )
+        for rail in ("stripe", "amazon_pay"):
+            if value <= info.data.get(f"{rail}_timeout_seconds", 0):
+                raise ValueError(
+                    f"PAYMENTS_FIRST_LOOK_SECONDS must be more than {rail.upper()}_TIMEOUT_SECONDS,"
+                    " or recovery asks while the first call still runs"
+                )
         return value

@@ -14,6 +14,7 @@ from smartpay_chassis.server import App, run
 from smartpay_router.adapters.payment_events import PaymentEvents
 from smartpay_router.adapters.river_policy import RiverPolicy
 from smartpay_router.adapters.sqlite_decisions import SqliteDecisions
+from smartpay_router.domain.accounts import Directory
 from smartpay_router.domain.outcome import Learner
 from smartpay_router.server import Router, Rules
 from smartpay_router.settings import RouterSettings
@@ -27,6 +28,7 @@ async def build(app: App, settings: RouterSettings) -> None:
     app.on_stop(decisions.close)
     policy = await asyncio.to_thread(RiverPolicy)  # the import takes seconds
     learner = Learner(policy, decisions)
+    directory = Directory(await decisions.added_accounts())
     log.info("replayed", outcomes=await learner.catch_up(), policy_version=policy.version)
     app.serve(
         add_RouterServiceServicer_to_server,
@@ -35,11 +37,13 @@ async def build(app: App, settings: RouterSettings) -> None:
             policy,
             learner,
             Rules(settings.cell, settings.epsilon, settings.decision_ttl),
+            directory,
             clock=lambda: datetime.now(UTC),
         ),
         router_pb2.DESCRIPTOR.services_by_name["RouterService"],
     )
-    events = PaymentEvents(PaymentsServiceStub(app.channel).Watch, decisions, learner)
+    watch = PaymentsServiceStub(app.channel).Watch
+    events = PaymentEvents(watch, decisions, learner, directory)
     app.background("payment events", events.follow)
 
 

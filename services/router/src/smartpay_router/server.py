@@ -18,6 +18,7 @@ from smartpay_chassis.calls import Call, current_call
 from smartpay_chassis.identity import EDGE
 from smartpay_chassis.merchants import Merchant
 from smartpay_chassis.refusals import Violation, invalid_fields
+from smartpay_router.domain.accounts import Directory
 from smartpay_router.domain.charge import Charge
 from smartpay_router.domain.decision import Decision, Decisions, Tenant
 from smartpay_router.domain.linucb import Policy
@@ -50,6 +51,7 @@ class Router(RouterServiceServicer):
         policy: the learner.
         learner: teaches the policy what the log gained.
         rules: the numbers to decide by.
+        directory: the accounts that merchants have added.
         clock: answers the present, with a time zone.
     """
 
@@ -59,12 +61,14 @@ class Router(RouterServiceServicer):
         policy: Policy,
         learner: Learner,
         rules: Rules,
+        directory: Directory,
         clock: Callable[[], datetime],
     ) -> None:
         self._decisions = decisions
         self._policy = policy
         self._learner = learner
         self._rules = rules
+        self._directory = directory
         self._clock = clock
 
     async def Decide(
@@ -121,7 +125,9 @@ class Router(RouterServiceServicer):
         now = self._clock()
         route = rank(
             charge,
-            merchant.processor_accounts,
+            self._directory.all_of(
+                tenant.merchant_id, tenant.livemode, merchant.processor_accounts
+            ),
             self._policy,
             risk=request.risk,
             at=now,

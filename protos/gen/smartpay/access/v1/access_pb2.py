@@ -26,7 +26,7 @@ from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fsmartpay/access/v1/access.proto\x12\x12smartpay.access.v1\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\"\x88\x01\n\x06\x41\x63\x63\x65ss\x12\r\n\x05scope\x18\x01 \x01(\t\x12\x0f\n\x07\x63\x61llers\x18\x02 \x03(\t\x12+\n\x08\x64\x65\x61\x64line\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x17\n\x0fidempotency_key\x18\x04 \x01(\x08\x12\x18\n\x10\x61\x63ross_merchants\x18\x05 \x01(\x08\"K\n\x0eRequestContext\x12\x13\n\x0bmerchant_id\x18\x01 \x01(\t\x12\x10\n\x08livemode\x18\x02 \x01(\x08\x12\x12\n\nrequest_id\x18\x03 \x01(\t:L\n\x06\x61\x63\x63\x65ss\x12\x1e.google.protobuf.MethodOptions\x18\xd5\x8d\x03 \x01(\x0b\x32\x1a.smartpay.access.v1.Accessb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fsmartpay/access/v1/access.proto\x12\x12smartpay.access.v1\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\"\x98\x01\n\x06\x41\x63\x63\x65ss\x12\r\n\x05scope\x18\x01 \x01(\t\x12\x0f\n\x07\x63\x61llers\x18\x02 \x03(\t\x12+\n\x08\x64\x65\x61\x64line\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x17\n\x0fidempotency_key\x18\x04 \x01(\x08\x12\x18\n\x10\x61\x63ross_merchants\x18\x05 \x01(\x08\x12\x0e\n\x06signed\x18\x06 \x01(\x08\"K\n\x0eRequestContext\x12\x13\n\x0bmerchant_id\x18\x01 \x01(\t\x12\x10\n\x08livemode\x18\x02 \x01(\x08\x12\x12\n\nrequest_id\x18\x03 \x01(\t:L\n\x06\x61\x63\x63\x65ss\x12\x1e.google.protobuf.MethodOptions\x18\xd5\x8d\x03 \x01(\x0b\x32\x1a.smartpay.access.v1.Accessb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,7 +34,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'smartpay.access.v1.access_p
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ACCESS']._serialized_start=122
-  _globals['_ACCESS']._serialized_end=258
-  _globals['_REQUESTCONTEXT']._serialized_start=260
-  _globals['_REQUESTCONTEXT']._serialized_end=335
+  _globals['_ACCESS']._serialized_end=274
+  _globals['_REQUESTCONTEXT']._serialized_start=276
+  _globals['_REQUESTCONTEXT']._serialized_end=351
 # @@protoc_insertion_point(module_scope)

@@ -35,14 +35,19 @@ class Access(_message.Message):
     DEADLINE_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     ACROSS_MERCHANTS_FIELD_NUMBER: _builtins.int
+    SIGNED_FIELD_NUMBER: _builtins.int
     scope: _builtins.str
     """The OAuth scope with which the edge lets a user in, for instance "smartpay/payments.write".
-    Empty: the method can't be reached from outside.
+    Empty: the method can't be reached from outside, unless it is signed.
     """
     idempotency_key: _builtins.bool
     """True: the metadata idempotency-key is required, because the method moves money."""
     across_merchants: _builtins.bool
     """True: the method serves all merchants at once, so callers name none. Services only."""
+    signed: _builtins.bool
+    """True: the body carries a proof of its own, for instance a processor's signature, which the
+    service checks. Anybody may call it from outside without a token, and names no merchant.
+    """
     @_builtins.property
     def callers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The services of the mesh that may call it, by SPIFFE name. They ask for no scope: they name
@@ -61,10 +66,11 @@ class Access(_message.Message):
         deadline: _duration_pb2.Duration | None = ...,
         idempotency_key: _builtins.bool = ...,
         across_merchants: _builtins.bool = ...,
+        signed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["across_merchants", b"across_merchants", "callers", b"callers", "deadline", b"deadline", "idempotency_key", b"idempotency_key", "scope", b"scope"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["across_merchants", b"across_merchants", "callers", b"callers", "deadline", b"deadline", "idempotency_key", b"idempotency_key", "scope", b"scope", "signed", b"signed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

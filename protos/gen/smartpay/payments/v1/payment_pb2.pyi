@@ -36,6 +36,8 @@ class _CaptureMethodEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Capture
     """Taken with the authorization."""
     CAPTURE_METHOD_MANUAL: _CaptureMethod.ValueType  # 2
     """Only authorized; CapturePayment takes it."""
+    CAPTURE_METHOD_MERCHANT_DEFAULT: _CaptureMethod.ValueType  # 3
+    """As the merchant's settings say; a payment itself shows what that was."""
 
 class CaptureMethod(_CaptureMethod, metaclass=_CaptureMethodEnumTypeWrapper):
     """Whether money is taken at once."""
@@ -46,6 +48,8 @@ CAPTURE_METHOD_AUTOMATIC: CaptureMethod.ValueType  # 1
 """Taken with the authorization."""
 CAPTURE_METHOD_MANUAL: CaptureMethod.ValueType  # 2
 """Only authorized; CapturePayment takes it."""
+CAPTURE_METHOD_MERCHANT_DEFAULT: CaptureMethod.ValueType  # 3
+"""As the merchant's settings say; a payment itself shows what that was."""
 Global___CaptureMethod: _TypeAlias = CaptureMethod  # noqa: Y015
 
 class _Initiator:
@@ -213,6 +217,9 @@ class Payment(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    DISPUTES_FIELD_NUMBER: _builtins.int
+    OVERPAID_AMOUNT_FIELD_NUMBER: _builtins.int
+    INSTRUMENT_ID_FIELD_NUMBER: _builtins.int
     payment_id: _builtins.str
     """Our id: pay_, the cell, 24 characters. Derived from merchant, livemode, operation and
     idempotency key, so that racing duplicates share it.
@@ -243,6 +250,8 @@ class Payment(_message.Message):
     """The Solana wallet that gets the reward; empty for the configured default."""
     etag: _builtins.str
     """Changes with every change of the payment."""
+    instrument_id: _builtins.str
+    """The saved instrument it was charged to; empty when the request held the tokens."""
     @_builtins.property
     def amount(self) -> _money_pb2.Money:
         """What was asked for."""
@@ -307,6 +316,14 @@ class Payment(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When it last changed."""
 
+    @_builtins.property
+    def disputes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Dispute]:
+        """The disputes, oldest first."""
+
+    @_builtins.property
+    def overpaid_amount(self) -> _money_pb2.Money:
+        """What the payer sent beyond the amount, or too late; it is given back by refunds of its own."""
+
     def __init__(
         self,
         *,
@@ -340,10 +357,13 @@ class Payment(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        disputes: _abc.Iterable[Global___Dispute] | None = ...,
+        overpaid_amount: _money_pb2.Money | None = ...,
+        instrument_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "authorized_amount", b"authorized_amount", "captured_amount", b"captured_amount", "create_time", b"create_time", "disputed_amount", b"disputed_amount", "fraud", b"fraud", "instrument", b"instrument", "next_action", b"next_action", "refunded_amount", b"refunded_amount", "reward", b"reward", "route", b"route", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "authorized_amount", b"authorized_amount", "captured_amount", b"captured_amount", "create_time", b"create_time", "disputed_amount", b"disputed_amount", "fraud", b"fraud", "instrument", b"instrument", "next_action", b"next_action", "overpaid_amount", b"overpaid_amount", "refunded_amount", b"refunded_amount", "reward", b"reward", "route", b"route", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "attempts", b"attempts", "authorized_amount", b"authorized_amount", "capture_method", b"capture_method", "captured_amount", b"captured_amount", "create_time", b"create_time", "customer_id", b"customer_id", "description", b"description", "disputed_amount", b"disputed_amount", "etag", b"etag", "fraud", b"fraud", "initiator", b"initiator", "instrument", b"instrument", "ledger", b"ledger", "livemode", b"livemode", "merchant_id", b"merchant_id", "merchant_order_id", b"merchant_order_id", "metadata", b"metadata", "next_action", b"next_action", "off_session", b"off_session", "payment_id", b"payment_id", "refunded_amount", b"refunded_amount", "refunds", b"refunds", "reward", b"reward", "reward_wallet", b"reward_wallet", "route", b"route", "statement_descriptor", b"statement_descriptor", "status", b"status", "status_reason", b"status_reason", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "attempts", b"attempts", "authorized_amount", b"authorized_amount", "capture_method", b"capture_method", "captured_amount", b"captured_amount", "create_time", b"create_time", "customer_id", b"customer_id", "description", b"description", "disputed_amount", b"disputed_amount", "disputes", b"disputes", "etag", b"etag", "fraud", b"fraud", "initiator", b"initiator", "instrument", b"instrument", "instrument_id", b"instrument_id", "ledger", b"ledger", "livemode", b"livemode", "merchant_id", b"merchant_id", "merchant_order_id", b"merchant_order_id", "metadata", b"metadata", "next_action", b"next_action", "off_session", b"off_session", "overpaid_amount", b"overpaid_amount", "payment_id", b"payment_id", "refunded_amount", b"refunded_amount", "refunds", b"refunds", "reward", b"reward", "reward_wallet", b"reward_wallet", "route", b"route", "statement_descriptor", b"statement_descriptor", "status", b"status", "status_reason", b"status_reason", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -457,10 +477,25 @@ class NextAction(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REDIRECT_TO_URL_FIELD_NUMBER: _builtins.int
+    SOLANA_PAY_FIELD_NUMBER: _builtins.int
+    AMAZON_CHECKOUT_FIELD_NUMBER: _builtins.int
+    CHOOSE_RAIL_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def redirect_to_url(self) -> Global___RedirectToUrl:
-        """Send the payer to this address."""
+        """Send the payer to this address, for instance for 3-D Secure."""
+
+    @_builtins.property
+    def solana_pay(self) -> Global___SolanaPay:
+        """Show the payer a Solana Pay transfer request."""
+
+    @_builtins.property
+    def amazon_checkout(self) -> Global___AmazonCheckout:
+        """Send the payer to Amazon's checkout."""
+
+    @_builtins.property
+    def choose_rail(self) -> Global___ChooseRail:
+        """Offer the payer another rail; ConfirmPayment charges the one they choose."""
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
@@ -470,13 +505,16 @@ class NextAction(_message.Message):
         self,
         *,
         redirect_to_url: Global___RedirectToUrl | None = ...,
+        solana_pay: Global___SolanaPay | None = ...,
+        amazon_checkout: Global___AmazonCheckout | None = ...,
+        choose_rail: Global___ChooseRail | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "expire_time", b"expire_time", "redirect_to_url", b"redirect_to_url"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "amazon_checkout", b"amazon_checkout", "choose_rail", b"choose_rail", "expire_time", b"expire_time", "redirect_to_url", b"redirect_to_url", "solana_pay", b"solana_pay"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "expire_time", b"expire_time", "redirect_to_url", b"redirect_to_url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "amazon_checkout", b"amazon_checkout", "choose_rail", b"choose_rail", "expire_time", b"expire_time", "redirect_to_url", b"redirect_to_url", "solana_pay", b"solana_pay"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_action: _TypeAlias = _typing.Literal["redirect_to_url"]  # noqa: Y015
+    _WhichOneofReturnType_action: _TypeAlias = _typing.Literal["redirect_to_url", "solana_pay", "amazon_checkout", "choose_rail"]  # noqa: Y015
     _WhichOneofArgType_action: _TypeAlias = _typing.Literal["action", b"action"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_action) -> _WhichOneofReturnType_action | None: ...
 
@@ -503,6 +541,175 @@ class RedirectToUrl(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RedirectToUrl: _TypeAlias = RedirectToUrl  # noqa: Y015
+
+@_typing.final
+class SolanaPay(_message.Message):
+    """A transfer request of Solana Pay, https://docs.solanapay.com/spec."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    URL_FIELD_NUMBER: _builtins.int
+    url: _builtins.str
+    """The request as a solana: address; show it as a QR code or a link. It asks for what is still
+    missing, so show it anew after a transfer of less.
+    """
+    def __init__(
+        self,
+        *,
+        url: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SolanaPay: _TypeAlias = SolanaPay  # noqa: Y015
+
+@_typing.final
+class ChooseRail(_message.Message):
+    """Other rails after a decline."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROCESSOR_ACCOUNT_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def processor_account_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Accounts that can charge the payment, best first."""
+
+    def __init__(
+        self,
+        *,
+        processor_account_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["processor_account_ids", b"processor_account_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChooseRail: _TypeAlias = ChooseRail  # noqa: Y015
+
+@_typing.final
+class AmazonCheckout(_message.Message):
+    """Amazon's page where the payer signs in and agrees."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    URL_FIELD_NUMBER: _builtins.int
+    url: _builtins.str
+    """Where."""
+    def __init__(
+        self,
+        *,
+        url: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AmazonCheckout: _TypeAlias = AmazonCheckout  # noqa: Y015
+
+@_typing.final
+class Dispute(_message.Message):
+    """A payer's bank that claims captured money back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Status:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Dispute._Status.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATUS_UNSPECIFIED: Dispute._Status.ValueType  # 0
+        """Not stated."""
+        STATUS_NEEDS_RESPONSE: Dispute._Status.ValueType  # 1
+        """Hand in evidence or accept, before evidence_due_time."""
+        STATUS_UNDER_REVIEW: Dispute._Status.ValueType  # 2
+        """The bank decides."""
+        STATUS_WON: Dispute._Status.ValueType  # 3
+        """The merchant keeps the money."""
+        STATUS_LOST: Dispute._Status.ValueType  # 4
+        """The payer keeps the money."""
+
+    class Status(_Status, metaclass=_StatusEnumTypeWrapper):
+        """Where a dispute stands. Values may be added."""
+
+    STATUS_UNSPECIFIED: Dispute.Status.ValueType  # 0
+    """Not stated."""
+    STATUS_NEEDS_RESPONSE: Dispute.Status.ValueType  # 1
+    """Hand in evidence or accept, before evidence_due_time."""
+    STATUS_UNDER_REVIEW: Dispute.Status.ValueType  # 2
+    """The bank decides."""
+    STATUS_WON: Dispute.Status.ValueType  # 3
+    """The merchant keeps the money."""
+    STATUS_LOST: Dispute.Status.ValueType  # 4
+    """The payer keeps the money."""
+
+    DISPUTE_ID_FIELD_NUMBER: _builtins.int
+    PAYMENT_ID_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    EVIDENCE_DUE_TIME_FIELD_NUMBER: _builtins.int
+    PROCESSOR_DISPUTE_ID_FIELD_NUMBER: _builtins.int
+    FEE_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    dispute_id: _builtins.str
+    """Our id: dis_, the cell, 24 characters."""
+    payment_id: _builtins.str
+    """The payment it claims back."""
+    reason: _builtins.str
+    """Why, in the processor's word, for instance fraudulent."""
+    status: Global___Dispute.Status.ValueType
+    """Where it stands."""
+    processor_dispute_id: _builtins.str
+    """The processor's id, for instance dp_..."""
+    @_builtins.property
+    def amount(self) -> _money_pb2.Money:
+        """How much."""
+
+    @_builtins.property
+    def evidence_due_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when evidence counts."""
+
+    @_builtins.property
+    def fee(self) -> _money_pb2.Money:
+        """What the processor charges for it."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When we learned of it."""
+
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """When it last changed."""
+
+    def __init__(
+        self,
+        *,
+        dispute_id: _builtins.str = ...,
+        payment_id: _builtins.str = ...,
+        amount: _money_pb2.Money | None = ...,
+        reason: _builtins.str = ...,
+        status: Global___Dispute.Status.ValueType = ...,
+        evidence_due_time: _timestamp_pb2.Timestamp | None = ...,
+        processor_dispute_id: _builtins.str = ...,
+        fee: _money_pb2.Money | None = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "create_time", b"create_time", "evidence_due_time", b"evidence_due_time", "fee", b"fee", "update_time", b"update_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "create_time", b"create_time", "dispute_id", b"dispute_id", "evidence_due_time", b"evidence_due_time", "fee", b"fee", "payment_id", b"payment_id", "processor_dispute_id", b"processor_dispute_id", "reason", b"reason", "status", b"status", "update_time", b"update_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Dispute: _TypeAlias = Dispute  # noqa: Y015
 
 @_typing.final
 class Refund(_message.Message):
@@ -559,6 +766,8 @@ class Refund(_message.Message):
         """Charged twice by the merchant."""
         REASON_FRAUDULENT: Refund._Reason.ValueType  # 3
         """It was fraud; fraud learns from it."""
+        REASON_OVERPAYMENT: Refund._Reason.ValueType  # 4
+        """The payer sent more than asked for, or too late. Made by ourselves, never asked for."""
 
     class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
         """Why money is given back. Values may be added."""
@@ -571,6 +780,8 @@ class Refund(_message.Message):
     """Charged twice by the merchant."""
     REASON_FRAUDULENT: Refund.Reason.ValueType  # 3
     """It was fraud; fraud learns from it."""
+    REASON_OVERPAYMENT: Refund.Reason.ValueType  # 4
+    """The payer sent more than asked for, or too late. Made by ourselves, never asked for."""
 
     REFUND_ID_FIELD_NUMBER: _builtins.int
     PAYMENT_ID_FIELD_NUMBER: _builtins.int
@@ -636,10 +847,20 @@ class LedgerEntry(_message.Message):
     ACCOUNT_FIELD_NUMBER: _builtins.int
     AMOUNT_FIELD_NUMBER: _builtins.int
     POST_TIME_FIELD_NUMBER: _builtins.int
+    ENTRY_ID_FIELD_NUMBER: _builtins.int
+    PAYMENT_ID_FIELD_NUMBER: _builtins.int
     transaction_id: _builtins.str
-    """The transaction, unique per payment: what happened, for instance "capture" or "refund:ref_..."."""
+    """The transaction, unique per payment: what happened, for instance "capture", "refund:ref_..."
+    or, when it changed later, "dispute:dis_...:v7" with the payment's version.
+    """
     account: _builtins.str
     """The account, for instance "processor:pac_..." or "merchant:mer_..."."""
+    entry_id: _builtins.str
+    """Where it stands in the books: counts all entries of the cell. In lists and exports only."""
+    payment_id: _builtins.str
+    """The payment it belongs to; empty for what concerns an account as a whole, such as a payout.
+    In lists and exports only.
+    """
     @_builtins.property
     def amount(self) -> _money_pb2.Money:
         """Signed minor units: debit positive, credit negative."""
@@ -655,10 +876,12 @@ class LedgerEntry(_message.Message):
         account: _builtins.str = ...,
         amount: _money_pb2.Money | None = ...,
         post_time: _timestamp_pb2.Timestamp | None = ...,
+        entry_id: _builtins.str = ...,
+        payment_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "post_time", b"post_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "amount", b"amount", "post_time", b"post_time", "transaction_id", b"transaction_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "amount", b"amount", "entry_id", b"entry_id", "payment_id", b"payment_id", "post_time", b"post_time", "transaction_id", b"transaction_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -753,6 +976,7 @@ class PaymentEvent(_message.Message):
     REWARD_SEQUENCE_FIELD_NUMBER: _builtins.int
     DEVICE_ID_FIELD_NUMBER: _builtins.int
     IP_ADDRESS_FIELD_NUMBER: _builtins.int
+    REWARD_VESTING_SECONDS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Unique: "evt_", the payment id without its prefix, "_", the sequence."""
     source: _builtins.str
@@ -779,6 +1003,10 @@ class PaymentEvent(_message.Message):
     """The payer's device, for fraud; not part of the public payment."""
     ip_address: _builtins.str
     """The payer's address, for fraud; not part of the public payment."""
+    reward_vesting_seconds: _builtins.int
+    """How long the reward waits after the capture, as the merchant had it when the payment was
+    created; rewards' own setting when absent.
+    """
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When it happened."""
@@ -804,11 +1032,14 @@ class PaymentEvent(_message.Message):
         reward_sequence: _builtins.int = ...,
         device_id: _builtins.str = ...,
         ip_address: _builtins.str = ...,
+        reward_vesting_seconds: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["payment", b"payment", "time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_reward_vesting_seconds", b"_reward_vesting_seconds", "payment", b"payment", "reward_vesting_seconds", b"reward_vesting_seconds", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_id", b"device_id", "id", b"id", "ip_address", b"ip_address", "livemode", b"livemode", "merchant_id", b"merchant_id", "payment", b"payment", "reward_mark", b"reward_mark", "reward_sequence", b"reward_sequence", "sequence", b"sequence", "source", b"source", "specversion", b"specversion", "subject", b"subject", "time", b"time", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reward_vesting_seconds", b"_reward_vesting_seconds", "device_id", b"device_id", "id", b"id", "ip_address", b"ip_address", "livemode", b"livemode", "merchant_id", b"merchant_id", "payment", b"payment", "reward_mark", b"reward_mark", "reward_sequence", b"reward_sequence", "reward_vesting_seconds", b"reward_vesting_seconds", "sequence", b"sequence", "source", b"source", "specversion", b"specversion", "subject", b"subject", "time", b"time", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__reward_vesting_seconds: _TypeAlias = _typing.Literal["reward_vesting_seconds"]  # noqa: Y015
+    _WhichOneofArgType__reward_vesting_seconds: _TypeAlias = _typing.Literal["_reward_vesting_seconds", b"_reward_vesting_seconds"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reward_vesting_seconds) -> _WhichOneofReturnType__reward_vesting_seconds | None: ...
 
 Global___PaymentEvent: _TypeAlias = PaymentEvent  # noqa: Y015

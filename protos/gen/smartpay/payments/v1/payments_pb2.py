@@ -26,12 +26,13 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from smartpay.access.v1 import access_pb2 as smartpay_dot_access_dot_v1_dot_access__pb2
+from smartpay.payments.v1 import merchants_pb2 as smartpay_dot_payments_dot_v1_dot_merchants__pb2
 from smartpay.payments.v1 import payment_pb2 as smartpay_dot_payments_dot_v1_dot_payment__pb2
 from smartpay.type.v1 import instrument_pb2 as smartpay_dot_type_dot_v1_dot_instrument__pb2
 from smartpay.type.v1 import money_pb2 as smartpay_dot_type_dot_v1_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#smartpay/payments/v1/payments.proto\x12\x14smartpay.payments.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fsmartpay/access/v1/access.proto\x1a\"smartpay/payments/v1/payment.proto\x1a!smartpay/type/v1/instrument.proto\x1a\x1csmartpay/type/v1/money.proto\"\xbb\x07\n\x14\x43reatePaymentRequest\x12\xa3\x01\n\x06\x61mount\x18\x01 \x01(\x0b\x32\x17.smartpay.type.v1.MoneyBz\xe2\x41\x01\x02\xbaHs\xba\x01m\n\x0c\x61mount.range\x12&must be from 1 to 99999999 minor units\x1a\x35this.minor_units >= 1 && this.minor_units <= 99999999\xc8\x01\x01\x12<\n\ninstrument\x18\x02 \x01(\x0b\x32\x1c.smartpay.type.v1.InstrumentB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\x12K\n\x0e\x63\x61pture_method\x18\x03 \x01(\x0e\x32#.smartpay.payments.v1.CaptureMethodB\x0e\xe2\x41\x01\x02\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12&\n\x11merchant_order_id\x18\x04 \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18@\x12 \n\x0b\x63ustomer_id\x18\x05 \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18@\x12\x1e\n\tdevice_id\x18\x06 \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18@\x12\"\n\nip_address\x18\x07 \x01(\tB\x0e\xe2\x41\x01\x01\xbaH\x07r\x02p\x01\xd8\x01\x01\x12@\n\tinitiator\x18\x08 \x01(\x0e\x32\x1f.smartpay.payments.v1.InitiatorB\x0c\xe2\x41\x01\x01\xbaH\x05\x82\x01\x02\x10\x01\x12\x19\n\x0boff_session\x18\t \x01(\x08\x42\x04\xe2\x41\x01\x01\x12;\n\x14statement_descriptor\x18\n \x01(\tB\x1d\xe2\x41\x01\x01\xbaH\x16r\x14\x32\x12^[^<>\\\\\'\"*]{0,22}$\x12!\n\x0b\x64\x65scription\x18\x0b \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\xff\x01\x12I\n\x0b\x64\x65\x63ision_id\x18\x0c \x01(\tB4\xe2\x41\x01\x01\xbaH-r(2&^dec_[a-z][0-9][0-9a-hjkmnp-tv-z]{24}$\xd8\x01\x01\x12\x42\n\rreward_wallet\x18\r \x01(\tB+\xe2\x41\x01\x01\xbaH$r\x1f\x32\x1d^[1-9A-HJ-NP-Za-km-z]{32,44}$\xd8\x01\x01\x12g\n\x08metadata\x18\x0e \x03(\x0b\x32\x38.smartpay.payments.v1.CreatePaymentRequest.MetadataEntryB\x1b\xe2\x41\x01\x01\xbaH\x14\x9a\x01\x11\x10\x14\"\x06r\x04\x10\x01\x18(*\x05r\x03\x18\xc8\x01\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"G\n\x15\x43reatePaymentResponse\x12.\n\x07payment\x18\x01 \x01(\x0b\x32\x1d.smartpay.payments.v1.Payment\"Z\n\x11GetPaymentRequest\x12\x45\n\npayment_id\x18\x01 \x01(\tB1\xe2\x41\x01\x02\xbaH*r(2&^pay_[a-z][0-9][0-9a-hjkmnp-tv-z]{24}$\"D\n\x12GetPaymentResponse\x12.\n\x07payment\x18\x01 \x01(\x0b\x32\x1d.smartpay.payments.v1.Payment\"\x9b\x01\n\x13ListPaymentsRequest\x12\x1e\n\tpage_size\x18\x01 \x01(\x05\x42\x0b\xe2\x41\x01\x01\xbaH\x04\x1a\x02(\x00\x12 \n\npage_token\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x04\x12\x42\n\x06status\x18\x03 \x01(\x0e\x32$.smartpay.payments.v1.Payment.StatusB\x0c\xe2\x41\x01\x01\xbaH\x05\x82\x01\x02\x10\x01\"`\n\x14ListPaymentsResponse\x12/\n\x08payments\x18\x01 \x03(\x0b\x32\x1d.smartpay.payments.v1.Payment\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"^\n\x15\x43onfirmPaymentRequest\x12\x45\n\npayment_id\x18\x01 \x01(\tB1\xe2\x41\x01\x02\xbaH*r(2&^pay_[a-z][0-9][0-9a-hjkmnp-tv-z]{24}$\"H\n\x16\x43onfirmPaymentResponse\x12.\n\x07payment\x18\x01 \x01(\x0b\x32\x1d.smartpay.payments.v1.Payment\"\x84\x02\n\x15\x43\x61pturePaymentRequest\x12\x45\n\npayment_id\x18\x01 \x01(\tB1\xe2\x41\x01\x02\xbaH*r(2&^pay_[a-z][0-9][0-9a-hjkmnp-tv-z]{24}$\x12\xa3\x01\n\x06\x61mount\x18\x02 \x01(\x0b\x32\x17.smartpay.type.v1.MoneyBz\xe2\x41\x01\x02\xbaHs\xba\x01m\n\x0c\x61mount.range\x12&must be from 1 to 99999999 minor units\x1a\x35this.minor_units >= 1 && this.minor_units <= 99999999\xc8\x01\x01\"H\n\x16\x43\x61pturePaymentResponse\x12.\n\x07payment\x18\x01 \x01(\x0b\x32\x1d.smartpay.payments.v1.Payment\"]\n\x14\x43\x61ncelPaymentRequest\x12\x45\n\npayment_id\x18\x01 \x01(\tB1\xe2\x41\x01\x02\xbaH*r(2&^pay_[a-z][0-9][0-9a-hjkmnp-tv-z]{24}$\"G\n\x15\x43\x61ncelPaymentResponse\x12.\n\x07payment\x18\x01 \x01(\x0b\x32\x1d.smartpay.payments.v1.Payment\"\xc6\x02\n\x14RefundPaymentRequest\x12\x45\n\npayment_id\x18\x01 \x01(\tB1\xe2\x41\x01\x02\xbaH*r(2&^pay_[a-z][0-9][0-9a-hjkmnp-tv-z]{24}$\x12\xa3\x01\n\x06\x61mount\x18\x02 \x01(\x0b\x32\x17.smartpay.type.v1.MoneyBz\xe2\x41\x01\x02\xbaHs\xba\x01m\n\x0c\x61mount.range\x12&must be from 1 to 99999999 minor units\x1a\x35this.minor_units >= 1 && this.minor_units <= 99999999\xc8\x01\x01\x12\x41\n\x06reason\x18\x03 \x01(\x0e\x32#.smartpay.payments.v1.Refund.ReasonB\x0c\xe2\x41\x01\x01\xbaH\x05\x82\x01\x02\x10\x01\"E\n\x15RefundPaymentResponse\x12,\n\x06refund\x18\x01 \x01(\x0b\x32\x1c.smartpay.payments.v1.Refund\",\n\x0cWatchRequest\x12\x1c\n\x06\x63ursor\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x01\"e\n\rWatchResponse\x12\x31\n\x05\x65vent\x18\x01 \x01(\x0b\x32\".smartpay.payments.v1.PaymentEvent\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\x12\x11\n\tcaught_up\x18\x03 \x01(\x08*\x89\x03\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\"\n\x1e\x45RROR_REASON_PAYMENT_NOT_FOUND\x10\x01\x12\x1f\n\x1b\x45RROR_REASON_STATUS_FORBIDS\x10\x02\x12!\n\x1d\x45RROR_REASON_AMOUNT_TOO_LARGE\x10\x03\x12\"\n\x1e\x45RROR_REASON_CURRENCY_MISMATCH\x10\x04\x12#\n\x1f\x45RROR_REASON_ORDER_ALREADY_PAID\x10\x05\x12$\n ERROR_REASON_NO_ELIGIBLE_ACCOUNT\x10\x06\x12 \n\x1c\x45RROR_REASON_PAYMENT_CHANGED\x10\x07\x12\x1f\n\x1b\x45RROR_REASON_CURSOR_EXPIRED\x10\x08\x12\x1f\n\x1b\x45RROR_REASON_CURSOR_INVALID\x10\t\x12!\n\x1d\x45RROR_REASON_DECISION_REFUSED\x10\n2\xc1\r\n\x0fPaymentsService\x12\xbf\x01\n\rCreatePayment\x12*.smartpay.payments.v1.CreatePaymentRequest\x1a+.smartpay.payments.v1.CreatePaymentResponse\"U\x90\x02\x02\xaa\xed\x18\x1f\n\x17smartpay/payments.write\x1a\x02\x08\x1e \x01\x82\xd3\xe4\x93\x02)\"\x04/pay:\x01*Z\x15\"\x07/v1/pay:\x01*b\x07paymentb\x07payment\x12\xda\x01\n\nGetPayment\x12\'.smartpay.payments.v1.GetPaymentRequest\x1a(.smartpay.payments.v1.GetPaymentResponse\"y\x90\x02\x01\xaa\xed\x18%\n\x16smartpay/payments.read\x12\x07rewards\x1a\x02\x08\x05\x82\xd3\xe4\x93\x02G\x12\x16/payments/{payment_id}Z$\x12\x19/v1/payments/{payment_id}b\x07paymentb\x07payment\x12\xab\x01\n\x0cListPayments\x12).smartpay.payments.v1.ListPaymentsRequest\x1a*.smartpay.payments.v1.ListPaymentsResponse\"D\x90\x02\x01\xaa\xed\x18\x1c\n\x16smartpay/payments.read\x1a\x02\x08\x05\x82\xd3\xe4\x93\x02\x1b\x12\t/paymentsZ\x0e\x12\x0c/v1/payments\x12\xf5\x01\n\x0e\x43onfirmPayment\x12+.smartpay.payments.v1.ConfirmPaymentRequest\x1a,.smartpay.payments.v1.ConfirmPaymentResponse\"\x87\x01\x90\x02\x02\xaa\xed\x18\x1d\n\x17smartpay/payments.write\x1a\x02\x08\x1e\x82\xd3\xe4\x93\x02]\"\x1e/payments/{payment_id}:confirm:\x01*Z/\"!/v1/payments/{payment_id}:confirm:\x01*b\x07paymentb\x07payment\x12\xf7\x01\n\x0e\x43\x61pturePayment\x12+.smartpay.payments.v1.CapturePaymentRequest\x1a,.smartpay.payments.v1.CapturePaymentResponse\"\x89\x01\x90\x02\x02\xaa\xed\x18\x1f\n\x17smartpay/payments.write\x1a\x02\x08\x1e \x01\x82\xd3\xe4\x93\x02]\"\x1e/payments/{payment_id}:capture:\x01*Z/\"!/v1/payments/{payment_id}:capture:\x01*b\x07paymentb\x07payment\x12\xf2\x01\n\rCancelPayment\x12*.smartpay.payments.v1.CancelPaymentRequest\x1a+.smartpay.payments.v1.CancelPaymentResponse\"\x87\x01\x90\x02\x02\xaa\xed\x18\x1f\n\x17smartpay/payments.write\x1a\x02\x08\x1e \x01\x82\xd3\xe4\x93\x02[\"\x1d/payments/{payment_id}:cancel:\x01*Z.\" /v1/payments/{payment_id}:cancel:\x01*b\x07paymentb\x07payment\x12\xf1\x01\n\rRefundPayment\x12*.smartpay.payments.v1.RefundPaymentRequest\x1a+.smartpay.payments.v1.RefundPaymentResponse\"\x86\x01\x90\x02\x02\xaa\xed\x18 \n\x18smartpay/payments.refund\x1a\x02\x08\x1e \x01\x82\xd3\xe4\x93\x02Y\"\x1d/payments/{payment_id}:refund:\x01*Z-\" /v1/payments/{payment_id}:refund:\x01*b\x06refundb\x06refund\x12\x85\x01\n\x05Watch\x12\".smartpay.payments.v1.WatchRequest\x1a#.smartpay.payments.v1.WatchResponse\"1\x90\x02\x01\xaa\xed\x18*\x12\x05\x66raud\x12\x06router\x12\x07rewards\x12\tassistant\x1a\x03\x08\x90\x1c(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#smartpay/payments/v1/payments.proto\x12\x14smartpay.payments.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fsmartpay/access/v1/access.proto\x1a$smartpay/payments/v1/merchants.proto\x1a\"smartpay/payments/v1/payment.proto\x1a!smartpay/type/v1/instrument.proto\x1a\x1csmartpay/type/v1/money.proto\"\xb6\t\n\x14\x43reatePaymentRequest\x12\xa3\x01\n\x06\x61mount\x18\x01 \x01(\x0b\x32\x17.smartpay.type.v1.MoneyBz\xe2\x41\x01\x02\xbaHs\xba\x01m\n\x0c\x61mount.range\x12&must be from 1 to 99999999 minor units\x1a\x35this.minor_units >= 1 && this.minor_units <= 99999999\xc8\x01\x01\x12\x36\n\ninstrument\x18\x02 \x01(\x0b\x32\x1c.smartpay.type.v1.InstrumentB\x04\xe2\x41\x01\x01\x12K\n\x0e\x63\x61pture_method\x18\x03 \x01(\x0e\x32#.smartpay.payments.v1.CaptureMethodB\x0e\xe2\x41\x01\x02\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12&\n\x11merchant_order_id\x18\x04 \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18@\x12 \n\x0b\x63ustomer_id\x18\x05 \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18@\x12\x1e\n\tdevice_id\x18\x06 \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18@\x12\"\n\nip_address\x18\x07 \x01(\tB\x0e\xe2\x41\x01\x01\xbaH\x07r\x02p\x01\xd8\x01\x01\x12@\n\tinitiator\x18\x08 \x01(\x0e\x32\x1f.smartpay.payments.v1.InitiatorB\x0c\xe2\x41\x01\x01\xbaH\x05\x82\x01\x02\x10\x01\x12\x19\n\x0boff_session\x18\t \x01(\x08\x42\x04\xe2\x41\x01\x01\x12;\n\x14statement_descriptor\x18\n \x01(\tB\x1d\xe2\x41\x01\x01\xbaH\x16r\x14\x32\x12^[^<>\\\\\'\"*]{0,22}$\x12!\n\x0b\x64\x65scription\x18\x0b \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\xff\x01\x12I\n\x0b\x64\x65\x63ision_id\x18\x0c \x01(\tB4\xe2\x41\x01\x01\xbaH-r(2&^dec_[a-z][0-9][0-9a-hjkmnp-tv-z]{24}$\xd8\x01\x01\x12\x42\n\rreward_wallet\x18\r \x01(\tB+\xe2\x41\x01\x01\xbaH$r\x1f\x32\x1d^[1-9A-HJ-NP-Za-km-z]{32,44}$\xd8\x01\x01\x12g\n\x08metadata\x18\x0e \x03(\x0b\x32\x38.smartpay.payments.v1.CreatePaymentRequest.MetadataEntryB\x1b\xe2\x41\x01\x01\xbaH\x14\x9a\x01\x11\x10\x14\"\x06r\x04\x10\x01\x18(*\x05r\x03\x18\xc8\x01\x12\x1b\n\rconfirm_later\x18\x0f \x01(\x08\x42\x04\xe2\x41\x01\x01\x12K\n\rinstrument_id\x18\x10 \x01(\tB4\xe2\x41\x01\x01\xbaH-r(2&^ins_[a-z][0-9][0-9a-hjkmnp-tv-z]{24}$\xd8\x01\x01\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01:\x94\x01\xbaH\x90\x01\x1a\x8d\x01\n\x13instrument.required\x12\x42send instrument, or the instrument_id of a saved one, and not both\x1a\x32has(this.instrument) != (this.instrument_id != \'\')\"G\n\x15\x43reatePaymentResponse\x12.\n\x07payment\x18\x01 \x01(\x0b\x32\x1d.smartpay.payments.v1.Payment\"Z\n\x11GetPaymentRequest\x12\x45\n\npayment_id\x18\x01 \x01(\tB1\xe2\x41\x01\x02\xbaH*r(2&^pay_[a-z][0-9][0-9a-hjkmnp-tv-z]{24}$\"D\n\x12GetPaymentResponse\x12.\n\x07payment\x18\x01 \x01(\x0b\x32\x1d.smartpay.payments.v1.Payment\"\xcc\x05\n\x13ListPaymentsRequest\x12\x1e\n\tpage_size\x18\x01 \x01(\x05\x42\x0b\xe2\x41\x01\x01\xbaH\x04\x1a\x02(\x00\x12 \n\npage_token\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x04\x12M\n\x06status\x18\x03 \x03(\x0e\x32$.smartpay.payments.v1.Payment.StatusB\x17\xe2\x41\x01\x01\xbaH\x10\x92\x01\r\x10\x0b\x18\x01\"\x07\x82\x01\x04\x10\x01 \x00\x12<\n\tprocessor\x18\x04 \x01(\x0e\x32\x1b.smartpay.type.v1.ProcessorB\x0c\xe2\x41\x01\x01\xbaH\x05\x82\x01\x02\x10\x01\x12&\n\x11merchant_order_id\x18\x05 \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18@\x12 \n\x0b\x63ustomer_id\x18\x06 \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18@\x12o\n\x10\x63reate_time_from\x18\x07 \x01(\tBU\xe2\x41\x01\x01\xbaHNrI2G^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\\.[0-9]{1,6})?Z$\xd8\x01\x01\x12q\n\x12\x63reate_time_before\x18\x08 \x01(\tBU\xe2\x41\x01\x01\xbaHNrI2G^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\\.[0-9]{1,6})?Z$\xd8\x01\x01\x12\x31\n\rcurrency_code\x18\t \x01(\tB\x1a\xe2\x41\x01\x01\xbaH\x13r\x0e\x32\x0c^[A-Z]{3,4}$\xd8\x01\x01\x12$\n\x0fminor_units_min\x18\n \x01(\x03\x42\x0b\xe2\x41\x01\x01\xbaH\x04\"\x02(\x00\x12$\n\x0fminor_units_max\x18\x0b \x01(\x03\x42\x0b\xe2\x41\x01\x01\xbaH\x04\"\x02(\x00\x12\x39\n\x08metadata\x18\x0c \x03(\tB\'\xe2\x41\x01\x01\xbaH \x92\x01\x1d\x10\x03\"\x19r\x17\x32\x15^[^=]{1,40}=.{0,200}$\"`\n\x14ListPaymentsResponse\x12/\n\x08payments\x18\x01 \x03(\x0b\x32\x1d.smartpay.payments.v1.Payment\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xb2\x01\n\x15\x43onfirmPaymentRequest\x12\x45\n\npayment_id\x18\x01 \x01(\tB1\xe2\x41\x01\x02\xbaH*r(2&^pay_[a-z][0-9][0-9a-hjkmnp-tv-z]{24}$\x12R\n\x14processor_account_id\x18\x02 \x01(\tB4\xe2\x41\x01\x01\xbaH-r(2&^pac_[a-z][0-9][0-9a-hjkmnp-tv-z]{24}$\xd8\x01\x01\"H\n\x16\x43onfirmPaymentResponse\x12.\n\x07payment\x18\x01 \x01(\x0b\x32\x1d.smartpay.payments.v1.Payment\"\x84\x02\n\x15\x43\x61pturePaymentRequest\x12\x45\n\npayment_id\x18\x01 \x01(\tB1\xe2\x41\x01\x02\xbaH*r(2&^pay_[a-z][0-9][0-9a-hjkmnp-tv-z]{24}$\x12\xa3\x01\n\x06\x61mount\x18\x02 \x01(\x0b\x32\x17.smartpay.type.v1.MoneyBz\xe2\x41\x01\x02\xbaHs\xba\x01m\n\x0c\x61mount.range\x12&must be from 1 to 99999999 minor units\x1a\x35this.minor_units >= 1 && this.minor_units <= 99999999\xc8\x01\x01\"H\n\x16\x43\x61pturePaymentResponse\x12.\n\x07payment\x18\x01 \x01(\x0b\x32\x1d.smartpay.payments.v1.Payment\"]\n\x14\x43\x61ncelPaymentRequest\x12\x45\n\npayment_id\x18\x01 \x01(\tB1\xe2\x41\x01\x02\xbaH*r(2&^pay_[a-z][0-9][0-9a-hjkmnp-tv-z]{24}$\"G\n\x15\x43\x61ncelPaymentResponse\x12.\n\x07payment\x18\x01 \x01(\x0b\x32\x1d.smartpay.payments.v1.Payment\"\xc6\x02\n\x14RefundPaymentRequest\x12\x45\n\npayment_id\x18\x01 \x01(\tB1\xe2\x41\x01\x02\xbaH*r(2&^pay_[a-z][0-9][0-9a-hjkmnp-tv-z]{24}$\x12\xa3\x01\n\x06\x61mount\x18\x02 \x01(\x0b\x32\x17.smartpay.type.v1.MoneyBz\xe2\x41\x01\x02\xbaHs\xba\x01m\n\x0c\x61mount.range\x12&must be from 1 to 99999999 minor units\x1a\x35this.minor_units >= 1 && this.minor_units <= 99999999\xc8\x01\x01\x12\x41\n\x06reason\x18\x03 \x01(\x0e\x32#.smartpay.payments.v1.Refund.ReasonB\x0c\xe2\x41\x01\x01\xbaH\x05\x82\x01\x02\x10\x01\"E\n\x15RefundPaymentResponse\x12,\n\x06refund\x18\x01 \x01(\x0b\x32\x1c.smartpay.payments.v1.Refund\"\x9b\x02\n\x14ReviewPaymentRequest\x12\x45\n\npayment_id\x18\x01 \x01(\tB1\xe2\x41\x01\x02\xbaH*r(2&^pay_[a-z][0-9][0-9a-hjkmnp-tv-z]{24}$\x12S\n\x07verdict\x18\x02 \x01(\x0e\x32\x32.smartpay.payments.v1.ReviewPaymentRequest.VerdictB\x0e\xe2\x41\x01\x02\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x1a\n\x04note\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\xf4\x03\"K\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x13\n\x0fVERDICT_APPROVE\x10\x01\x12\x12\n\x0eVERDICT_REJECT\x10\x02\"G\n\x15ReviewPaymentResponse\x12.\n\x07payment\x18\x01 \x01(\x0b\x32\x1d.smartpay.payments.v1.Payment\"\xc3\x04\n\x15ResolvePaymentRequest\x12\x45\n\npayment_id\x18\x01 \x01(\tB1\xe2\x41\x01\x02\xbaH*r(2&^pay_[a-z][0-9][0-9a-hjkmnp-tv-z]{24}$\x12T\n\x07outcome\x18\x02 \x01(\x0e\x32\x33.smartpay.payments.v1.ResolvePaymentRequest.OutcomeB\x0e\xe2\x41\x01\x02\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12 \n\x08\x65vidence\x18\x03 \x01(\tB\x0e\xe2\x41\x01\x02\xbaH\x07r\x05\x10\x01\x18\xf4\x03\x12*\n\x14processor_payment_id\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\xff\x01\x12\x36\n\x0f\x63\x61ptured_amount\x18\x05 \x01(\x0b\x32\x17.smartpay.type.v1.MoneyB\x04\xe2\x41\x01\x01\"P\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x13\n\x0fOUTCOME_CHARGED\x10\x01\x12\x17\n\x13OUTCOME_NOT_CHARGED\x10\x02:\xb4\x01\xbaH\xb0\x01\x1a\xad\x01\n\x1dprocessor_payment_id.required\x12\x37\x61 charge needs processor_payment_id and captured_amount\x1aSthis.outcome != 1 || (this.processor_payment_id != \'\' && has(this.captured_amount))\"H\n\x16ResolvePaymentResponse\x12.\n\x07payment\x18\x01 \x01(\x0b\x32\x1d.smartpay.payments.v1.Payment\",\n\x0cWatchRequest\x12\x1c\n\x06\x63ursor\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x01\"\xa2\x01\n\rWatchResponse\x12\x31\n\x05\x65vent\x18\x01 \x01(\x0b\x32\".smartpay.payments.v1.PaymentEvent\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\x12\x11\n\tcaught_up\x18\x03 \x01(\x08\x12;\n\x0emerchant_event\x18\x04 \x01(\x0b\x32#.smartpay.payments.v1.MerchantEvent*\x9c\n\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\"\n\x1e\x45RROR_REASON_PAYMENT_NOT_FOUND\x10\x01\x12\x1f\n\x1b\x45RROR_REASON_STATUS_FORBIDS\x10\x02\x12!\n\x1d\x45RROR_REASON_AMOUNT_TOO_LARGE\x10\x03\x12\"\n\x1e\x45RROR_REASON_CURRENCY_MISMATCH\x10\x04\x12#\n\x1f\x45RROR_REASON_ORDER_ALREADY_PAID\x10\x05\x12$\n ERROR_REASON_NO_ELIGIBLE_ACCOUNT\x10\x06\x12 \n\x1c\x45RROR_REASON_PAYMENT_CHANGED\x10\x07\x12\x1f\n\x1b\x45RROR_REASON_CURSOR_EXPIRED\x10\x08\x12\x1f\n\x1b\x45RROR_REASON_CURSOR_INVALID\x10\t\x12!\n\x1d\x45RROR_REASON_DECISION_REFUSED\x10\n\x12\"\n\x1e\x45RROR_REASON_SIGNATURE_REFUSED\x10\x14\x12+\n\'ERROR_REASON_WEBHOOK_ENDPOINT_NOT_FOUND\x10\x15\x12+\n\'ERROR_REASON_WEBHOOK_DELIVERY_NOT_FOUND\x10\x16\x12$\n ERROR_REASON_WEBHOOK_URL_REFUSED\x10\x17\x12+\n\'ERROR_REASON_WEBHOOK_ENDPOINTS_TOO_MANY\x10\x18\x12*\n&ERROR_REASON_WEBHOOK_ENDPOINT_DISABLED\x10\x19\x12\x1e\n\x1a\x45RROR_REASON_EVENT_EXPIRED\x10\x1a\x12(\n$ERROR_REASON_WEBHOOKS_NOT_CONFIGURED\x10\x1b\x12 \n\x1c\x45RROR_REASON_RAIL_NOT_CHOSEN\x10\x1c\x12!\n\x1d\x45RROR_REASON_REFUND_NOT_FOUND\x10\x1d\x12\"\n\x1e\x45RROR_REASON_DISPUTE_NOT_FOUND\x10\x1e\x12&\n\"ERROR_REASON_EVIDENCE_CONTRADICTED\x10\x1f\x12#\n\x1f\x45RROR_REASON_CUSTOMER_NOT_FOUND\x10<\x12 \n\x1c\x45RROR_REASON_CUSTOMER_EXISTS\x10=\x12\"\n\x1e\x45RROR_REASON_ERASURE_NOT_FOUND\x10>\x12%\n!ERROR_REASON_INSTRUMENT_NOT_FOUND\x10?\x12%\n!ERROR_REASON_INSTRUMENT_NOT_READY\x10@\x12\'\n#ERROR_REASON_INSTRUMENT_UNSUPPORTED\x10\x41\x12\"\n\x1e\x45RROR_REASON_ACCOUNT_NOT_FOUND\x10\x42\x12\"\n\x1e\x45RROR_REASON_ACCOUNT_READ_ONLY\x10\x43\x12$\n ERROR_REASON_CREDENTIALS_REFUSED\x10\x44\x12)\n%ERROR_REASON_WEBHOOK_SECRET_NOT_FOUND\x10\x45\x12\x1e\n\x1a\x45RROR_REASON_ETAG_MISMATCH\x10\x46\x12\x1e\n\x1a\x45RROR_REASON_LIMIT_REACHED\x10G2\xa7\x11\n\x0fPaymentsService\x12\xbf\x01\n\rCreatePayment\x12*.smartpay.payments.v1.CreatePaymentRequest\x1a+.smartpay.payments.v1.CreatePaymentResponse\"U\x90\x02\x02\xaa\xed\x18\x1f\n\x17smartpay/payments.write\x1a\x02\x08\x1e \x01\x82\xd3\xe4\x93\x02)\"\x04/pay:\x01*Z\x15\"\x07/v1/pay:\x01*b\x07paymentb\x07payment\x12\xda\x01\n\nGetPayment\x12\'.smartpay.payments.v1.GetPaymentRequest\x1a(.smartpay.payments.v1.GetPaymentResponse\"y\x90\x02\x01\xaa\xed\x18%\n\x16smartpay/payments.read\x12\x07rewards\x1a\x02\x08\x05\x82\xd3\xe4\x93\x02G\x12\x16/payments/{payment_id}Z$\x12\x19/v1/payments/{payment_id}b\x07paymentb\x07payment\x12\xab\x01\n\x0cListPayments\x12).smartpay.payments.v1.ListPaymentsRequest\x1a*.smartpay.payments.v1.ListPaymentsResponse\"D\x90\x02\x01\xaa\xed\x18\x1c\n\x16smartpay/payments.read\x1a\x02\x08\x05\x82\xd3\xe4\x93\x02\x1b\x12\t/paymentsZ\x0e\x12\x0c/v1/payments\x12\xf5\x01\n\x0e\x43onfirmPayment\x12+.smartpay.payments.v1.ConfirmPaymentRequest\x1a,.smartpay.payments.v1.ConfirmPaymentResponse\"\x87\x01\x90\x02\x02\xaa\xed\x18\x1d\n\x17smartpay/payments.write\x1a\x02\x08\x1e\x82\xd3\xe4\x93\x02]\"\x1e/payments/{payment_id}:confirm:\x01*Z/\"!/v1/payments/{payment_id}:confirm:\x01*b\x07paymentb\x07payment\x12\xf7\x01\n\x0e\x43\x61pturePayment\x12+.smartpay.payments.v1.CapturePaymentRequest\x1a,.smartpay.payments.v1.CapturePaymentResponse\"\x89\x01\x90\x02\x02\xaa\xed\x18\x1f\n\x17smartpay/payments.write\x1a\x02\x08\x1e \x01\x82\xd3\xe4\x93\x02]\"\x1e/payments/{payment_id}:capture:\x01*Z/\"!/v1/payments/{payment_id}:capture:\x01*b\x07paymentb\x07payment\x12\xf2\x01\n\rCancelPayment\x12*.smartpay.payments.v1.CancelPaymentRequest\x1a+.smartpay.payments.v1.CancelPaymentResponse\"\x87\x01\x90\x02\x02\xaa\xed\x18\x1f\n\x17smartpay/payments.write\x1a\x02\x08\x1e \x01\x82\xd3\xe4\x93\x02[\"\x1d/payments/{payment_id}:cancel:\x01*Z.\" /v1/payments/{payment_id}:cancel:\x01*b\x07paymentb\x07payment\x12\xf1\x01\n\rRefundPayment\x12*.smartpay.payments.v1.RefundPaymentRequest\x1a+.smartpay.payments.v1.RefundPaymentResponse\"\x86\x01\x90\x02\x02\xaa\xed\x18 \n\x18smartpay/payments.refund\x1a\x02\x08\x1e \x01\x82\xd3\xe4\x93\x02Y\"\x1d/payments/{payment_id}:refund:\x01*Z-\" /v1/payments/{payment_id}:refund:\x01*b\x06refundb\x06refund\x12\xf2\x01\n\rReviewPayment\x12*.smartpay.payments.v1.ReviewPaymentRequest\x1a+.smartpay.payments.v1.ReviewPaymentResponse\"\x87\x01\x90\x02\x02\xaa\xed\x18\x1f\n\x17smartpay/payments.write\x1a\x02\x08\x1e \x01\x82\xd3\xe4\x93\x02[\"\x1d/payments/{payment_id}:review:\x01*Z.\" /v1/payments/{payment_id}:review:\x01*b\x07paymentb\x07payment\x12\xee\x01\n\x0eResolvePayment\x12+.smartpay.payments.v1.ResolvePaymentRequest\x1a,.smartpay.payments.v1.ResolvePaymentResponse\"\x80\x01\x90\x02\x02\xaa\xed\x18\x16\n\x0esmartpay/admin\x1a\x02\x08\x1e \x01\x82\xd3\xe4\x93\x02]\"\x1e/payments/{payment_id}:resolve:\x01*Z/\"!/v1/payments/{payment_id}:resolve:\x01*b\x07paymentb\x07payment\x12\x85\x01\n\x05Watch\x12\".smartpay.payments.v1.WatchRequest\x1a#.smartpay.payments.v1.WatchResponse\"1\x90\x02\x01\xaa\xed\x18*\x12\x05\x66raud\x12\x06router\x12\x07rewards\x12\tassistant\x1a\x03\x08\x90\x1c(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,7 +44,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATEPAYMENTREQUEST'].fields_by_name['amount']._loaded_options = None
   _globals['_CREATEPAYMENTREQUEST'].fields_by_name['amount']._serialized_options = b'\342A\001\002\272Hs\272\001m\n\014amount.range\022&must be from 1 to 99999999 minor units\0325this.minor_units >= 1 && this.minor_units <= 99999999\310\001\001'
   _globals['_CREATEPAYMENTREQUEST'].fields_by_name['instrument']._loaded_options = None
-  _globals['_CREATEPAYMENTREQUEST'].fields_by_name['instrument']._serialized_options = b'\342A\001\002\272H\003\310\001\001'
+  _globals['_CREATEPAYMENTREQUEST'].fields_by_name['instrument']._serialized_options = b'\342A\001\001'
   _globals['_CREATEPAYMENTREQUEST'].fields_by_name['capture_method']._loaded_options = None
   _globals['_CREATEPAYMENTREQUEST'].fields_by_name['capture_method']._serialized_options = b'\342A\001\002\272H\007\202\001\004\020\001 \000'
   _globals['_CREATEPAYMENTREQUEST'].fields_by_name['merchant_order_id']._loaded_options = None
@@ -68,6 +69,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATEPAYMENTREQUEST'].fields_by_name['reward_wallet']._serialized_options = b'\342A\001\001\272H$r\0372\035^[1-9A-HJ-NP-Za-km-z]{32,44}$\330\001\001'
   _globals['_CREATEPAYMENTREQUEST'].fields_by_name['metadata']._loaded_options = None
   _globals['_CREATEPAYMENTREQUEST'].fields_by_name['metadata']._serialized_options = b'\342A\001\001\272H\024\232\001\021\020\024\"\006r\004\020\001\030(*\005r\003\030\310\001'
+  _globals['_CREATEPAYMENTREQUEST'].fields_by_name['confirm_later']._loaded_options = None
+  _globals['_CREATEPAYMENTREQUEST'].fields_by_name['confirm_later']._serialized_options = b'\342A\001\001'
+  _globals['_CREATEPAYMENTREQUEST'].fields_by_name['instrument_id']._loaded_options = None
+  _globals['_CREATEPAYMENTREQUEST'].fields_by_name['instrument_id']._serialized_options = b'\342A\001\001\272H-r(2&^ins_[a-z][0-9][0-9a-hjkmnp-tv-z]{24}$\330\001\001'
+  _globals['_CREATEPAYMENTREQUEST']._loaded_options = None
+  _globals['_CREATEPAYMENTREQUEST']._serialized_options = b'\272H\220\001\032\215\001\n\023instrument.required\022Bsend instrument, or the instrument_id of a saved one, and not both\0322has(this.instrument) != (this.instrument_id != \'\')'
   _globals['_GETPAYMENTREQUEST'].fields_by_name['payment_id']._loaded_options = None
   _globals['_GETPAYMENTREQUEST'].fields_by_name['payment_id']._serialized_options = b'\342A\001\002\272H*r(2&^pay_[a-z][0-9][0-9a-hjkmnp-tv-z]{24}$'
   _globals['_LISTPAYMENTSREQUEST'].fields_by_name['page_size']._loaded_options = None
@@ -75,9 +82,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTPAYMENTSREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTPAYMENTSREQUEST'].fields_by_name['page_token']._serialized_options = b'\342A\001\001\272H\005r\003\030\200\004'
   _globals['_LISTPAYMENTSREQUEST'].fields_by_name['status']._loaded_options = None
-  _globals['_LISTPAYMENTSREQUEST'].fields_by_name['status']._serialized_options = b'\342A\001\001\272H\005\202\001\002\020\001'
+  _globals['_LISTPAYMENTSREQUEST'].fields_by_name['status']._serialized_options = b'\342A\001\001\272H\020\222\001\r\020\013\030\001\"\007\202\001\004\020\001 \000'
+  _globals['_LISTPAYMENTSREQUEST'].fields_by_name['processor']._loaded_options = None
+  _globals['_LISTPAYMENTSREQUEST'].fields_by_name['processor']._serialized_options = b'\342A\001\001\272H\005\202\001\002\020\001'
+  _globals['_LISTPAYMENTSREQUEST'].fields_by_name['merchant_order_id']._loaded_options = None
+  _globals['_LISTPAYMENTSREQUEST'].fields_by_name['merchant_order_id']._serialized_options = b'\342A\001\001\272H\004r\002\030@'
+  _globals['_LISTPAYMENTSREQUEST'].fields_by_name['customer_id']._loaded_options = None
+  _globals['_LISTPAYMENTSREQUEST'].fields_by_name['customer_id']._serialized_options = b'\342A\001\001\272H\004r\002\030@'
+  _globals['_LISTPAYMENTSREQUEST'].fields_by_name['create_time_from']._loaded_options = None
+  _globals['_LISTPAYMENTSREQUEST'].fields_by_name['create_time_from']._serialized_options = b'\342A\001\001\272HNrI2G^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\\.[0-9]{1,6})?Z$\330\001\001'
+  _globals['_LISTPAYMENTSREQUEST'].fields_by_name['create_time_before']._loaded_options = None
+  _globals['_LISTPAYMENTSREQUEST'].fields_by_name['create_time_before']._serialized_options = b'\342A\001\001\272HNrI2G^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\\.[0-9]{1,6})?Z$\330\001\001'
+  _globals['_LISTPAYMENTSREQUEST'].fields_by_name['currency_code']._loaded_options = None
+  _globals['_LISTPAYMENTSREQUEST'].fields_by_name['currency_code']._serialized_options = b'\342A\001\001\272H\023r\0162\014^[A-Z]{3,4}$\330\001\001'
+  _globals['_LISTPAYMENTSREQUEST'].fields_by_name['minor_units_min']._loaded_options = None
+  _globals['_LISTPAYMENTSREQUEST'].fields_by_name['minor_units_min']._serialized_options = b'\342A\001\001\272H\004\"\002(\000'
+  _globals['_LISTPAYMENTSREQUEST'].fields_by_name['minor_units_max']._loaded_options = None
+  _globals['_LISTPAYMENTSREQUEST'].fields_by_name['minor_units_max']._serialized_options = b'\342A\001\001\272H\004\"\002(\000'
+  _globals['_LISTPAYMENTSREQUEST'].fields_by_name['metadata']._loaded_options = None
+  _globals['_LISTPAYMENTSREQUEST'].fields_by_name['metadata']._serialized_options = b'\342A\001\001\272H \222\001\035\020\003\"\031r\0272\025^[^=]{1,40}=.{0,200}$'
   _globals['_CONFIRMPAYMENTREQUEST'].fields_by_name['payment_id']._loaded_options = None
   _globals['_CONFIRMPAYMENTREQUEST'].fields_by_name['payment_id']._serialized_options = b'\342A\001\002\272H*r(2&^pay_[a-z][0-9][0-9a-hjkmnp-tv-z]{24}$'
+  _globals['_CONFIRMPAYMENTREQUEST'].fields_by_name['processor_account_id']._loaded_options = None
+  _globals['_CONFIRMPAYMENTREQUEST'].fields_by_name['processor_account_id']._serialized_options = b'\342A\001\001\272H-r(2&^pac_[a-z][0-9][0-9a-hjkmnp-tv-z]{24}$\330\001\001'
   _globals['_CAPTUREPAYMENTREQUEST'].fields_by_name['payment_id']._loaded_options = None
   _globals['_CAPTUREPAYMENTREQUEST'].fields_by_name['payment_id']._serialized_options = b'\342A\001\002\272H*r(2&^pay_[a-z][0-9][0-9a-hjkmnp-tv-z]{24}$'
   _globals['_CAPTUREPAYMENTREQUEST'].fields_by_name['amount']._loaded_options = None
@@ -90,6 +117,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REFUNDPAYMENTREQUEST'].fields_by_name['amount']._serialized_options = b'\342A\001\002\272Hs\272\001m\n\014amount.range\022&must be from 1 to 99999999 minor units\0325this.minor_units >= 1 && this.minor_units <= 99999999\310\001\001'
   _globals['_REFUNDPAYMENTREQUEST'].fields_by_name['reason']._loaded_options = None
   _globals['_REFUNDPAYMENTREQUEST'].fields_by_name['reason']._serialized_options = b'\342A\001\001\272H\005\202\001\002\020\001'
+  _globals['_REVIEWPAYMENTREQUEST'].fields_by_name['payment_id']._loaded_options = None
+  _globals['_REVIEWPAYMENTREQUEST'].fields_by_name['payment_id']._serialized_options = b'\342A\001\002\272H*r(2&^pay_[a-z][0-9][0-9a-hjkmnp-tv-z]{24}$'
+  _globals['_REVIEWPAYMENTREQUEST'].fields_by_name['verdict']._loaded_options = None
+  _globals['_REVIEWPAYMENTREQUEST'].fields_by_name['verdict']._serialized_options = b'\342A\001\002\272H\007\202\001\004\020\001 \000'
+  _globals['_REVIEWPAYMENTREQUEST'].fields_by_name['note']._loaded_options = None
+  _globals['_REVIEWPAYMENTREQUEST'].fields_by_name['note']._serialized_options = b'\342A\001\001\272H\005r\003\030\364\003'
+  _globals['_RESOLVEPAYMENTREQUEST'].fields_by_name['payment_id']._loaded_options = None
+  _globals['_RESOLVEPAYMENTREQUEST'].fields_by_name['payment_id']._serialized_options = b'\342A\001\002\272H*r(2&^pay_[a-z][0-9][0-9a-hjkmnp-tv-z]{24}$'
+  _globals['_RESOLVEPAYMENTREQUEST'].fields_by_name['outcome']._loaded_options = None
+  _globals['_RESOLVEPAYMENTREQUEST'].fields_by_name['outcome']._serialized_options = b'\342A\001\002\272H\007\202\001\004\020\001 \000'
+  _globals['_RESOLVEPAYMENTREQUEST'].fields_by_name['evidence']._loaded_options = None
+  _globals['_RESOLVEPAYMENTREQUEST'].fields_by_name['evidence']._serialized_options = b'\342A\001\002\272H\007r\005\020\001\030\364\003'
+  _globals['_RESOLVEPAYMENTREQUEST'].fields_by_name['processor_payment_id']._loaded_options = None
+  _globals['_RESOLVEPAYMENTREQUEST'].fields_by_name['processor_payment_id']._serialized_options = b'\342A\001\001\272H\005r\003\030\377\001'
+  _globals['_RESOLVEPAYMENTREQUEST'].fields_by_name['captured_amount']._loaded_options = None
+  _globals['_RESOLVEPAYMENTREQUEST'].fields_by_name['captured_amount']._serialized_options = b'\342A\001\001'
+  _globals['_RESOLVEPAYMENTREQUEST']._loaded_options = None
+  _globals['_RESOLVEPAYMENTREQUEST']._serialized_options = b'\272H\260\001\032\255\001\n\035processor_payment_id.required\0227a charge needs processor_payment_id and captured_amount\032Sthis.outcome != 1 || (this.processor_payment_id != \'\' && has(this.captured_amount))'
   _globals['_WATCHREQUEST'].fields_by_name['cursor']._loaded_options = None
   _globals['_WATCHREQUEST'].fields_by_name['cursor']._serialized_options = b'\342A\001\001\272H\005r\003\030\200\001'
   _globals['_PAYMENTSSERVICE'].methods_by_name['CreatePayment']._loaded_options = None
@@ -106,44 +151,60 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PAYMENTSSERVICE'].methods_by_name['CancelPayment']._serialized_options = b'\220\002\002\252\355\030\037\n\027smartpay/payments.write\032\002\010\036 \001\202\323\344\223\002[\"\035/payments/{payment_id}:cancel:\001*Z.\" /v1/payments/{payment_id}:cancel:\001*b\007paymentb\007payment'
   _globals['_PAYMENTSSERVICE'].methods_by_name['RefundPayment']._loaded_options = None
   _globals['_PAYMENTSSERVICE'].methods_by_name['RefundPayment']._serialized_options = b'\220\002\002\252\355\030 \n\030smartpay/payments.refund\032\002\010\036 \001\202\323\344\223\002Y\"\035/payments/{payment_id}:refund:\001*Z-\" /v1/payments/{payment_id}:refund:\001*b\006refundb\006refund'
+  _globals['_PAYMENTSSERVICE'].methods_by_name['ReviewPayment']._loaded_options = None
+  _globals['_PAYMENTSSERVICE'].methods_by_name['ReviewPayment']._serialized_options = b'\220\002\002\252\355\030\037\n\027smartpay/payments.write\032\002\010\036 \001\202\323\344\223\002[\"\035/payments/{payment_id}:review:\001*Z.\" /v1/payments/{payment_id}:review:\001*b\007paymentb\007payment'
+  _globals['_PAYMENTSSERVICE'].methods_by_name['ResolvePayment']._loaded_options = None
+  _globals['_PAYMENTSSERVICE'].methods_by_name['ResolvePayment']._serialized_options = b'\220\002\002\252\355\030\026\n\016smartpay/admin\032\002\010\036 \001\202\323\344\223\002]\"\036/payments/{payment_id}:resolve:\001*Z/\"!/v1/payments/{payment_id}:resolve:\001*b\007paymentb\007payment'
   _globals['_PAYMENTSSERVICE'].methods_by_name['Watch']._loaded_options = None
   _globals['_PAYMENTSSERVICE'].methods_by_name['Watch']._serialized_options = b'\220\002\001\252\355\030*\022\005fraud\022\006router\022\007rewards\022\tassistant\032\003\010\220\034(\001'
-  _globals['_ERRORREASON']._serialized_start=2961
-  _globals['_ERRORREASON']._serialized_end=3354
-  _globals['_CREATEPAYMENTREQUEST']._serialized_start=288
-  _globals['_CREATEPAYMENTREQUEST']._serialized_end=1243
-  _globals['_CREATEPAYMENTREQUEST_METADATAENTRY']._serialized_start=1196
-  _globals['_CREATEPAYMENTREQUEST_METADATAENTRY']._serialized_end=1243
-  _globals['_CREATEPAYMENTRESPONSE']._serialized_start=1245
-  _globals['_CREATEPAYMENTRESPONSE']._serialized_end=1316
-  _globals['_GETPAYMENTREQUEST']._serialized_start=1318
-  _globals['_GETPAYMENTREQUEST']._serialized_end=1408
-  _globals['_GETPAYMENTRESPONSE']._serialized_start=1410
-  _globals['_GETPAYMENTRESPONSE']._serialized_end=1478
-  _globals['_LISTPAYMENTSREQUEST']._serialized_start=1481
-  _globals['_LISTPAYMENTSREQUEST']._serialized_end=1636
-  _globals['_LISTPAYMENTSRESPONSE']._serialized_start=1638
-  _globals['_LISTPAYMENTSRESPONSE']._serialized_end=1734
-  _globals['_CONFIRMPAYMENTREQUEST']._serialized_start=1736
-  _globals['_CONFIRMPAYMENTREQUEST']._serialized_end=1830
-  _globals['_CONFIRMPAYMENTRESPONSE']._serialized_start=1832
-  _globals['_CONFIRMPAYMENTRESPONSE']._serialized_end=1904
-  _globals['_CAPTUREPAYMENTREQUEST']._serialized_start=1907
-  _globals['_CAPTUREPAYMENTREQUEST']._serialized_end=2167
-  _globals['_CAPTUREPAYMENTRESPONSE']._serialized_start=2169
-  _globals['_CAPTUREPAYMENTRESPONSE']._serialized_end=2241
-  _globals['_CANCELPAYMENTREQUEST']._serialized_start=2243
-  _globals['_CANCELPAYMENTREQUEST']._serialized_end=2336
-  _globals['_CANCELPAYMENTRESPONSE']._serialized_start=2338
-  _globals['_CANCELPAYMENTRESPONSE']._serialized_end=2409
-  _globals['_REFUNDPAYMENTREQUEST']._serialized_start=2412
-  _globals['_REFUNDPAYMENTREQUEST']._serialized_end=2738
-  _globals['_REFUNDPAYMENTRESPONSE']._serialized_start=2740
-  _globals['_REFUNDPAYMENTRESPONSE']._serialized_end=2809
-  _globals['_WATCHREQUEST']._serialized_start=2811
-  _globals['_WATCHREQUEST']._serialized_end=2855
-  _globals['_WATCHRESPONSE']._serialized_start=2857
-  _globals['_WATCHRESPONSE']._serialized_end=2958
-  _globals['_PAYMENTSSERVICE']._serialized_start=3357
-  _globals['_PAYMENTSSERVICE']._serialized_end=5086
+  _globals['_ERRORREASON']._serialized_start=4973
+  _globals['_ERRORREASON']._serialized_end=6281
+  _globals['_CREATEPAYMENTREQUEST']._serialized_start=326
+  _globals['_CREATEPAYMENTREQUEST']._serialized_end=1532
+  _globals['_CREATEPAYMENTREQUEST_METADATAENTRY']._serialized_start=1334
+  _globals['_CREATEPAYMENTREQUEST_METADATAENTRY']._serialized_end=1381
+  _globals['_CREATEPAYMENTRESPONSE']._serialized_start=1534
+  _globals['_CREATEPAYMENTRESPONSE']._serialized_end=1605
+  _globals['_GETPAYMENTREQUEST']._serialized_start=1607
+  _globals['_GETPAYMENTREQUEST']._serialized_end=1697
+  _globals['_GETPAYMENTRESPONSE']._serialized_start=1699
+  _globals['_GETPAYMENTRESPONSE']._serialized_end=1767
+  _globals['_LISTPAYMENTSREQUEST']._serialized_start=1770
+  _globals['_LISTPAYMENTSREQUEST']._serialized_end=2486
+  _globals['_LISTPAYMENTSRESPONSE']._serialized_start=2488
+  _globals['_LISTPAYMENTSRESPONSE']._serialized_end=2584
+  _globals['_CONFIRMPAYMENTREQUEST']._serialized_start=2587
+  _globals['_CONFIRMPAYMENTREQUEST']._serialized_end=2765
+  _globals['_CONFIRMPAYMENTRESPONSE']._serialized_start=2767
+  _globals['_CONFIRMPAYMENTRESPONSE']._serialized_end=2839
+  _globals['_CAPTUREPAYMENTREQUEST']._serialized_start=2842
+  _globals['_CAPTUREPAYMENTREQUEST']._serialized_end=3102
+  _globals['_CAPTUREPAYMENTRESPONSE']._serialized_start=3104
+  _globals['_CAPTUREPAYMENTRESPONSE']._serialized_end=3176
+  _globals['_CANCELPAYMENTREQUEST']._serialized_start=3178
+  _globals['_CANCELPAYMENTREQUEST']._serialized_end=3271
+  _globals['_CANCELPAYMENTRESPONSE']._serialized_start=3273
+  _globals['_CANCELPAYMENTRESPONSE']._serialized_end=3344
+  _globals['_REFUNDPAYMENTREQUEST']._serialized_start=3347
+  _globals['_REFUNDPAYMENTREQUEST']._serialized_end=3673
+  _globals['_REFUNDPAYMENTRESPONSE']._serialized_start=3675
+  _globals['_REFUNDPAYMENTRESPONSE']._serialized_end=3744
+  _globals['_REVIEWPAYMENTREQUEST']._serialized_start=3747
+  _globals['_REVIEWPAYMENTREQUEST']._serialized_end=4030
+  _globals['_REVIEWPAYMENTREQUEST_VERDICT']._serialized_start=3955
+  _globals['_REVIEWPAYMENTREQUEST_VERDICT']._serialized_end=4030
+  _globals['_REVIEWPAYMENTRESPONSE']._serialized_start=4032
+  _globals['_REVIEWPAYMENTRESPONSE']._serialized_end=4103
+  _globals['_RESOLVEPAYMENTREQUEST']._serialized_start=4106
+  _globals['_RESOLVEPAYMENTREQUEST']._serialized_end=4685
+  _globals['_RESOLVEPAYMENTREQUEST_OUTCOME']._serialized_start=4422
+  _globals['_RESOLVEPAYMENTREQUEST_OUTCOME']._serialized_end=4502
+  _globals['_RESOLVEPAYMENTRESPONSE']._serialized_start=4687
+  _globals['_RESOLVEPAYMENTRESPONSE']._serialized_end=4759
+  _globals['_WATCHREQUEST']._serialized_start=4761
+  _globals['_WATCHREQUEST']._serialized_end=4805
+  _globals['_WATCHRESPONSE']._serialized_start=4808
+  _globals['_WATCHRESPONSE']._serialized_end=4970
+  _globals['_PAYMENTSSERVICE']._serialized_start=6284
+  _globals['_PAYMENTSSERVICE']._serialized_end=8499
 # @@protoc_insertion_point(module_scope)

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from smartpay.payments.v1 import merchants_pb2 as _merchants_pb2
 from smartpay.payments.v1 import payment_pb2 as _payment_pb2
 from smartpay.type.v1 import instrument_pb2 as _instrument_pb2
 from smartpay.type.v1 import money_pb2 as _money_pb2
@@ -70,6 +71,102 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The decision can't be used: unknown, expired, used or made for another payment.
     Example: {"reason": "DECISION_REFUSED", "metadata": {"field": "decision_id"}}
     """
+    ERROR_REASON_SIGNATURE_REFUSED: _ErrorReason.ValueType  # 20
+    """The notice is not signed by the account it names, too old, or of another mode.
+    Example: {"reason": "SIGNATURE_REFUSED", "metadata": {"field": "body"}}
+    """
+    ERROR_REASON_WEBHOOK_ENDPOINT_NOT_FOUND: _ErrorReason.ValueType  # 21
+    """No such webhook endpoint of this merchant.
+    Example: {"reason": "WEBHOOK_ENDPOINT_NOT_FOUND", "metadata": {"field": "webhook_endpoint_id"}}
+    """
+    ERROR_REASON_WEBHOOK_DELIVERY_NOT_FOUND: _ErrorReason.ValueType  # 22
+    """No such delivery to this webhook endpoint.
+    Example: {"reason": "WEBHOOK_DELIVERY_NOT_FOUND", "metadata": {"field": "webhook_delivery_id"}}
+    """
+    ERROR_REASON_WEBHOOK_URL_REFUSED: _ErrorReason.ValueType  # 23
+    """Events are not sent to such an address.
+    Example: {"reason": "WEBHOOK_URL_REFUSED", "metadata": {"field": "url"}}
+    """
+    ERROR_REASON_WEBHOOK_ENDPOINTS_TOO_MANY: _ErrorReason.ValueType  # 24
+    """The merchant has as many webhook endpoints as one may have.
+    Example: {"reason": "WEBHOOK_ENDPOINTS_TOO_MANY", "metadata": {"limit": "16"}}
+    """
+    ERROR_REASON_WEBHOOK_ENDPOINT_DISABLED: _ErrorReason.ValueType  # 25
+    """Nothing is sent to this webhook endpoint: it is disabled.
+    Example: {"reason": "WEBHOOK_ENDPOINT_DISABLED", "metadata": {"field": "webhook_endpoint_id"}}
+    """
+    ERROR_REASON_EVENT_EXPIRED: _ErrorReason.ValueType  # 26
+    """The event is older than events are kept.
+    Example: {"reason": "EVENT_EXPIRED", "metadata": {"field": "webhook_delivery_id"}}
+    """
+    ERROR_REASON_WEBHOOKS_NOT_CONFIGURED: _ErrorReason.ValueType  # 27
+    """The operator has not set the key that webhooks are signed with.
+    Example: {"reason": "WEBHOOKS_NOT_CONFIGURED"}
+    """
+    ERROR_REASON_RAIL_NOT_CHOSEN: _ErrorReason.ValueType  # 28
+    """The payment was declined on one rail, and the request chose no other.
+    Example: {"reason": "RAIL_NOT_CHOSEN", "metadata": {"field": "processor_account_id"}}
+    """
+    ERROR_REASON_REFUND_NOT_FOUND: _ErrorReason.ValueType  # 29
+    """No such refund of this merchant.
+    Example: {"reason": "REFUND_NOT_FOUND", "metadata": {"field": "refund_id"}}
+    """
+    ERROR_REASON_DISPUTE_NOT_FOUND: _ErrorReason.ValueType  # 30
+    """No such dispute of this merchant.
+    Example: {"reason": "DISPUTE_NOT_FOUND", "metadata": {"field": "dispute_id"}}
+    """
+    ERROR_REASON_EVIDENCE_CONTRADICTED: _ErrorReason.ValueType  # 31
+    """The processor says otherwise than the operator.
+    Example: {"reason": "EVIDENCE_CONTRADICTED", "metadata": {"field": "outcome"}}
+    """
+    ERROR_REASON_CUSTOMER_NOT_FOUND: _ErrorReason.ValueType  # 60
+    """No such customer of this merchant.
+    Example: {"reason": "CUSTOMER_NOT_FOUND", "metadata": {"field": "customer_id"}}
+    """
+    ERROR_REASON_CUSTOMER_EXISTS: _ErrorReason.ValueType  # 61
+    """The merchant has another customer with this id already.
+    Example: {"reason": "CUSTOMER_EXISTS", "metadata": {"field": "customer_id"}}
+    """
+    ERROR_REASON_ERASURE_NOT_FOUND: _ErrorReason.ValueType  # 62
+    """No such erasure of this merchant.
+    Example: {"reason": "ERASURE_NOT_FOUND", "metadata": {"field": "erasure_id"}}
+    """
+    ERROR_REASON_INSTRUMENT_NOT_FOUND: _ErrorReason.ValueType  # 63
+    """No such saved instrument of this merchant.
+    Example: {"reason": "INSTRUMENT_NOT_FOUND", "metadata": {"field": "instrument_id"}}
+    """
+    ERROR_REASON_INSTRUMENT_NOT_READY: _ErrorReason.ValueType  # 64
+    """None of the instrument's tokens can be charged this way: read it to see why.
+    Example: {"reason": "INSTRUMENT_NOT_READY", "metadata": {"field": "instrument_id"}}
+    """
+    ERROR_REASON_INSTRUMENT_UNSUPPORTED: _ErrorReason.ValueType  # 65
+    """The account's processor has no tokens that could be saved.
+    Example: {"reason": "INSTRUMENT_UNSUPPORTED", "metadata": {"field": "instrument.tokens"}}
+    """
+    ERROR_REASON_ACCOUNT_NOT_FOUND: _ErrorReason.ValueType  # 66
+    """No such processor account of this merchant.
+    Example: {"reason": "ACCOUNT_NOT_FOUND", "metadata": {"field": "processor_account_id"}}
+    """
+    ERROR_REASON_ACCOUNT_READ_ONLY: _ErrorReason.ValueType  # 67
+    """The account stands in the mounted table and is changed there.
+    Example: {"reason": "ACCOUNT_READ_ONLY", "metadata": {"field": "processor_account_id"}}
+    """
+    ERROR_REASON_CREDENTIALS_REFUSED: _ErrorReason.ValueType  # 68
+    """The credentials are of the other mode or of another processor.
+    Example: {"reason": "CREDENTIALS_REFUSED", "metadata": {"field": "credentials"}}
+    """
+    ERROR_REASON_WEBHOOK_SECRET_NOT_FOUND: _ErrorReason.ValueType  # 69
+    """No such webhook secret of the account.
+    Example: {"reason": "WEBHOOK_SECRET_NOT_FOUND", "metadata": {"field": "webhook_secret_id"}}
+    """
+    ERROR_REASON_ETAG_MISMATCH: _ErrorReason.ValueType  # 70
+    """Somebody changed it since it was read; read it and decide again.
+    Example: {"reason": "ETAG_MISMATCH", "metadata": {"field": "etag"}}
+    """
+    ERROR_REASON_LIMIT_REACHED: _ErrorReason.ValueType  # 71
+    """There are as many as there may be.
+    Example: {"reason": "LIMIT_REACHED", "metadata": {"limit": "16"}}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why payments refused. See smartpay.type.v1.ErrorReason for the shared reasons."""
@@ -116,6 +213,102 @@ ERROR_REASON_DECISION_REFUSED: ErrorReason.ValueType  # 10
 """The decision can't be used: unknown, expired, used or made for another payment.
 Example: {"reason": "DECISION_REFUSED", "metadata": {"field": "decision_id"}}
 """
+ERROR_REASON_SIGNATURE_REFUSED: ErrorReason.ValueType  # 20
+"""The notice is not signed by the account it names, too old, or of another mode.
+Example: {"reason": "SIGNATURE_REFUSED", "metadata": {"field": "body"}}
+"""
+ERROR_REASON_WEBHOOK_ENDPOINT_NOT_FOUND: ErrorReason.ValueType  # 21
+"""No such webhook endpoint of this merchant.
+Example: {"reason": "WEBHOOK_ENDPOINT_NOT_FOUND", "metadata": {"field": "webhook_endpoint_id"}}
+"""
+ERROR_REASON_WEBHOOK_DELIVERY_NOT_FOUND: ErrorReason.ValueType  # 22
+"""No such delivery to this webhook endpoint.
+Example: {"reason": "WEBHOOK_DELIVERY_NOT_FOUND", "metadata": {"field": "webhook_delivery_id"}}
+"""
+ERROR_REASON_WEBHOOK_URL_REFUSED: ErrorReason.ValueType  # 23
+"""Events are not sent to such an address.
+Example: {"reason": "WEBHOOK_URL_REFUSED", "metadata": {"field": "url"}}
+"""
+ERROR_REASON_WEBHOOK_ENDPOINTS_TOO_MANY: ErrorReason.ValueType  # 24
+"""The merchant has as many webhook endpoints as one may have.
+Example: {"reason": "WEBHOOK_ENDPOINTS_TOO_MANY", "metadata": {"limit": "16"}}
+"""
+ERROR_REASON_WEBHOOK_ENDPOINT_DISABLED: ErrorReason.ValueType  # 25
+"""Nothing is sent to this webhook endpoint: it is disabled.
+Example: {"reason": "WEBHOOK_ENDPOINT_DISABLED", "metadata": {"field": "webhook_endpoint_id"}}
+"""
+ERROR_REASON_EVENT_EXPIRED: ErrorReason.ValueType  # 26
+"""The event is older than events are kept.
+Example: {"reason": "EVENT_EXPIRED", "metadata": {"field": "webhook_delivery_id"}}
+"""
+ERROR_REASON_WEBHOOKS_NOT_CONFIGURED: ErrorReason.ValueType  # 27
+"""The operator has not set the key that webhooks are signed with.
+Example: {"reason": "WEBHOOKS_NOT_CONFIGURED"}
+"""
+ERROR_REASON_RAIL_NOT_CHOSEN: ErrorReason.ValueType  # 28
+"""The payment was declined on one rail, and the request chose no other.
+Example: {"reason": "RAIL_NOT_CHOSEN", "metadata": {"field": "processor_account_id"}}
+"""
+ERROR_REASON_REFUND_NOT_FOUND: ErrorReason.ValueType  # 29
+"""No such refund of this merchant.
+Example: {"reason": "REFUND_NOT_FOUND", "metadata": {"field": "refund_id"}}
+"""
+ERROR_REASON_DISPUTE_NOT_FOUND: ErrorReason.ValueType  # 30
+"""No such dispute of this merchant.
+Example: {"reason": "DISPUTE_NOT_FOUND", "metadata": {"field": "dispute_id"}}
+"""
+ERROR_REASON_EVIDENCE_CONTRADICTED: ErrorReason.ValueType  # 31
+"""The processor says otherwise than the operator.
+Example: {"reason": "EVIDENCE_CONTRADICTED", "metadata": {"field": "outcome"}}
+"""
+ERROR_REASON_CUSTOMER_NOT_FOUND: ErrorReason.ValueType  # 60
+"""No such customer of this merchant.
+Example: {"reason": "CUSTOMER_NOT_FOUND", "metadata": {"field": "customer_id"}}
+"""
+ERROR_REASON_CUSTOMER_EXISTS: ErrorReason.ValueType  # 61
+"""The merchant has another customer with this id already.
+Example: {"reason": "CUSTOMER_EXISTS", "metadata": {"field": "customer_id"}}
+"""
+ERROR_REASON_ERASURE_NOT_FOUND: ErrorReason.ValueType  # 62
+"""No such erasure of this merchant.
+Example: {"reason": "ERASURE_NOT_FOUND", "metadata": {"field": "erasure_id"}}
+"""
+ERROR_REASON_INSTRUMENT_NOT_FOUND: ErrorReason.ValueType  # 63
+"""No such saved instrument of this merchant.
+Example: {"reason": "INSTRUMENT_NOT_FOUND", "metadata": {"field": "instrument_id"}}
+"""
+ERROR_REASON_INSTRUMENT_NOT_READY: ErrorReason.ValueType  # 64
+"""None of the instrument's tokens can be charged this way: read it to see why.
+Example: {"reason": "INSTRUMENT_NOT_READY", "metadata": {"field": "instrument_id"}}
+"""
+ERROR_REASON_INSTRUMENT_UNSUPPORTED: ErrorReason.ValueType  # 65
+"""The account's processor has no tokens that could be saved.
+Example: {"reason": "INSTRUMENT_UNSUPPORTED", "metadata": {"field": "instrument.tokens"}}
+"""
+ERROR_REASON_ACCOUNT_NOT_FOUND: ErrorReason.ValueType  # 66
+"""No such processor account of this merchant.
+Example: {"reason": "ACCOUNT_NOT_FOUND", "metadata": {"field": "processor_account_id"}}
+"""
+ERROR_REASON_ACCOUNT_READ_ONLY: ErrorReason.ValueType  # 67
+"""The account stands in the mounted table and is changed there.
+Example: {"reason": "ACCOUNT_READ_ONLY", "metadata": {"field": "processor_account_id"}}
+"""
+ERROR_REASON_CREDENTIALS_REFUSED: ErrorReason.ValueType  # 68
+"""The credentials are of the other mode or of another processor.
+Example: {"reason": "CREDENTIALS_REFUSED", "metadata": {"field": "credentials"}}
+"""
+ERROR_REASON_WEBHOOK_SECRET_NOT_FOUND: ErrorReason.ValueType  # 69
+"""No such webhook secret of the account.
+Example: {"reason": "WEBHOOK_SECRET_NOT_FOUND", "metadata": {"field": "webhook_secret_id"}}
+"""
+ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 70
+"""Somebody changed it since it was read; read it and decide again.
+Example: {"reason": "ETAG_MISMATCH", "metadata": {"field": "etag"}}
+"""
+ERROR_REASON_LIMIT_REACHED: ErrorReason.ValueType  # 71
+"""There are as many as there may be.
+Example: {"reason": "LIMIT_REACHED", "metadata": {"limit": "16"}}
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final
@@ -158,6 +351,8 @@ class CreatePaymentRequest(_message.Message):
     DECISION_ID_FIELD_NUMBER: _builtins.int
     REWARD_WALLET_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
+    CONFIRM_LATER_FIELD_NUMBER: _builtins.int
+    INSTRUMENT_ID_FIELD_NUMBER: _builtins.int
     capture_method: _payment_pb2.CaptureMethod.ValueType
     """Whether the money is taken at once."""
     merchant_order_id: _builtins.str
@@ -182,13 +377,19 @@ class CreatePaymentRequest(_message.Message):
     """An answer of POST /route to follow; ranked anew when absent."""
     reward_wallet: _builtins.str
     """The Solana wallet that gets the reward; the configured default when absent. Base58."""
+    confirm_later: _builtins.bool
+    """True: store it now and charge it with ConfirmPayment, for instance once the payer has chosen
+    a rail. Fraud and router are asked then.
+    """
+    instrument_id: _builtins.str
+    """A saved instrument of a customer, in place of instrument."""
     @_builtins.property
     def amount(self) -> _money_pb2.Money:
         """What the payer is to pay."""
 
     @_builtins.property
     def instrument(self) -> _instrument_pb2.Instrument:
-        """What the payer pays with."""
+        """What the payer pays with. Either this or instrument_id."""
 
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -211,10 +412,12 @@ class CreatePaymentRequest(_message.Message):
         decision_id: _builtins.str = ...,
         reward_wallet: _builtins.str = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        confirm_later: _builtins.bool = ...,
+        instrument_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "instrument", b"instrument"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "capture_method", b"capture_method", "customer_id", b"customer_id", "decision_id", b"decision_id", "description", b"description", "device_id", b"device_id", "initiator", b"initiator", "instrument", b"instrument", "ip_address", b"ip_address", "merchant_order_id", b"merchant_order_id", "metadata", b"metadata", "off_session", b"off_session", "reward_wallet", b"reward_wallet", "statement_descriptor", b"statement_descriptor"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "capture_method", b"capture_method", "confirm_later", b"confirm_later", "customer_id", b"customer_id", "decision_id", b"decision_id", "description", b"description", "device_id", b"device_id", "initiator", b"initiator", "instrument", b"instrument", "instrument_id", b"instrument_id", "ip_address", b"ip_address", "merchant_order_id", b"merchant_order_id", "metadata", b"metadata", "off_session", b"off_session", "reward_wallet", b"reward_wallet", "statement_descriptor", b"statement_descriptor"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -299,22 +502,64 @@ class ListPaymentsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
+    PROCESSOR_FIELD_NUMBER: _builtins.int
+    MERCHANT_ORDER_ID_FIELD_NUMBER: _builtins.int
+    CUSTOMER_ID_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FROM_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_BEFORE_FIELD_NUMBER: _builtins.int
+    CURRENCY_CODE_FIELD_NUMBER: _builtins.int
+    MINOR_UNITS_MIN_FIELD_NUMBER: _builtins.int
+    MINOR_UNITS_MAX_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """How many at most; 50 when 0, 200 when more."""
     page_token: _builtins.str
     """next_page_token of the page before; the filters must be the same."""
-    status: _payment_pb2.Payment.Status.ValueType
-    """Only payments of this status; all when absent."""
+    processor: _instrument_pb2.Processor.ValueType
+    """Only payments last tried at this processor."""
+    merchant_order_id: _builtins.str
+    """Only payments of this order of the merchant's. At most 64 characters."""
+    customer_id: _builtins.str
+    """Only payments of this payer, by the merchant's own id. At most 64 characters."""
+    create_time_from: _builtins.str
+    """Only payments created at or after this moment: RFC 3339 in UTC, for instance
+    2026-01-31T00:00:00Z.
+    """
+    create_time_before: _builtins.str
+    """Only payments created before this moment."""
+    currency_code: _builtins.str
+    """Only payments in this currency; needed with a range of amounts."""
+    minor_units_min: _builtins.int
+    """Only payments asked for at least so much, in minor units."""
+    minor_units_max: _builtins.int
+    """Only payments asked for at most so much, in minor units; any amount when 0."""
+    @_builtins.property
+    def status(self) -> _containers.RepeatedScalarFieldContainer[_payment_pb2.Payment.Status.ValueType]:
+        """Only payments of these statuses; all when absent. At most 11."""
+
+    @_builtins.property
+    def metadata(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only payments with these pairs in their metadata, each written key=value. At most 3."""
+
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
-        status: _payment_pb2.Payment.Status.ValueType = ...,
+        status: _abc.Iterable[_payment_pb2.Payment.Status.ValueType] | None = ...,
+        processor: _instrument_pb2.Processor.ValueType = ...,
+        merchant_order_id: _builtins.str = ...,
+        customer_id: _builtins.str = ...,
+        create_time_from: _builtins.str = ...,
+        create_time_before: _builtins.str = ...,
+        currency_code: _builtins.str = ...,
+        minor_units_min: _builtins.int = ...,
+        minor_units_max: _builtins.int = ...,
+        metadata: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time_before", b"create_time_before", "create_time_from", b"create_time_from", "currency_code", b"currency_code", "customer_id", b"customer_id", "merchant_order_id", b"merchant_order_id", "metadata", b"metadata", "minor_units_max", b"minor_units_max", "minor_units_min", b"minor_units_min", "page_size", b"page_size", "page_token", b"page_token", "processor", b"processor", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -350,21 +595,25 @@ Global___ListPaymentsResponse: _TypeAlias = ListPaymentsResponse  # noqa: Y015
 
 @_typing.final
 class ConfirmPaymentRequest(_message.Message):
-    """Asks to look again at a payment that waited for the payer."""
+    """Asks to charge a payment, or to look again at one that waited for the payer."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PAYMENT_ID_FIELD_NUMBER: _builtins.int
+    PROCESSOR_ACCOUNT_ID_FIELD_NUMBER: _builtins.int
     payment_id: _builtins.str
     """The payment."""
+    processor_account_id: _builtins.str
+    """The account of the rail that the payer chose; the router chooses when absent."""
     def __init__(
         self,
         *,
         payment_id: _builtins.str = ...,
+        processor_account_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["payment_id", b"payment_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["payment_id", b"payment_id", "processor_account_id", b"processor_account_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -549,6 +798,170 @@ class RefundPaymentResponse(_message.Message):
 Global___RefundPaymentResponse: _TypeAlias = RefundPaymentResponse  # noqa: Y015
 
 @_typing.final
+class ReviewPaymentRequest(_message.Message):
+    """Says how a held payment ends."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Verdict:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _VerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ReviewPaymentRequest._Verdict.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        VERDICT_UNSPECIFIED: ReviewPaymentRequest._Verdict.ValueType  # 0
+        """Not stated; never valid."""
+        VERDICT_APPROVE: ReviewPaymentRequest._Verdict.ValueType  # 1
+        """Charge it."""
+        VERDICT_REJECT: ReviewPaymentRequest._Verdict.ValueType  # 2
+        """Block it."""
+
+    class Verdict(_Verdict, metaclass=_VerdictEnumTypeWrapper):
+        """What the person decided."""
+
+    VERDICT_UNSPECIFIED: ReviewPaymentRequest.Verdict.ValueType  # 0
+    """Not stated; never valid."""
+    VERDICT_APPROVE: ReviewPaymentRequest.Verdict.ValueType  # 1
+    """Charge it."""
+    VERDICT_REJECT: ReviewPaymentRequest.Verdict.ValueType  # 2
+    """Block it."""
+
+    PAYMENT_ID_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    payment_id: _builtins.str
+    """The payment."""
+    verdict: Global___ReviewPaymentRequest.Verdict.ValueType
+    """What was decided."""
+    note: _builtins.str
+    """Why; kept in the audit trail. At most 500 characters."""
+    def __init__(
+        self,
+        *,
+        payment_id: _builtins.str = ...,
+        verdict: Global___ReviewPaymentRequest.Verdict.ValueType = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["note", b"note", "payment_id", b"payment_id", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReviewPaymentRequest: _TypeAlias = ReviewPaymentRequest  # noqa: Y015
+
+@_typing.final
+class ReviewPaymentResponse(_message.Message):
+    """The payment as it stands."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAYMENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def payment(self) -> _payment_pb2.Payment:
+        """The payment."""
+
+    def __init__(
+        self,
+        *,
+        payment: _payment_pb2.Payment | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["payment", b"payment"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["payment", b"payment"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReviewPaymentResponse: _TypeAlias = ReviewPaymentResponse  # noqa: Y015
+
+@_typing.final
+class ResolvePaymentRequest(_message.Message):
+    """Says how a payment ended that nobody could find out."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Outcome:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _OutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ResolvePaymentRequest._Outcome.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        OUTCOME_UNSPECIFIED: ResolvePaymentRequest._Outcome.ValueType  # 0
+        """Not stated; never valid."""
+        OUTCOME_CHARGED: ResolvePaymentRequest._Outcome.ValueType  # 1
+        """The processor charged: processor_payment_id and captured_amount say what."""
+        OUTCOME_NOT_CHARGED: ResolvePaymentRequest._Outcome.ValueType  # 2
+        """The processor never charged."""
+
+    class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper):
+        """What the operator found."""
+
+    OUTCOME_UNSPECIFIED: ResolvePaymentRequest.Outcome.ValueType  # 0
+    """Not stated; never valid."""
+    OUTCOME_CHARGED: ResolvePaymentRequest.Outcome.ValueType  # 1
+    """The processor charged: processor_payment_id and captured_amount say what."""
+    OUTCOME_NOT_CHARGED: ResolvePaymentRequest.Outcome.ValueType  # 2
+    """The processor never charged."""
+
+    PAYMENT_ID_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    EVIDENCE_FIELD_NUMBER: _builtins.int
+    PROCESSOR_PAYMENT_ID_FIELD_NUMBER: _builtins.int
+    CAPTURED_AMOUNT_FIELD_NUMBER: _builtins.int
+    payment_id: _builtins.str
+    """The payment."""
+    outcome: Global___ResolvePaymentRequest.Outcome.ValueType
+    """What was found."""
+    evidence: _builtins.str
+    """Where it was found: a ticket, a statement. Kept in the audit trail. 1 to 500 characters."""
+    processor_payment_id: _builtins.str
+    """The processor's id of the charge, for instance pi_... At most 255 characters."""
+    @_builtins.property
+    def captured_amount(self) -> _money_pb2.Money:
+        """What was taken; nothing for an authorization."""
+
+    def __init__(
+        self,
+        *,
+        payment_id: _builtins.str = ...,
+        outcome: Global___ResolvePaymentRequest.Outcome.ValueType = ...,
+        evidence: _builtins.str = ...,
+        processor_payment_id: _builtins.str = ...,
+        captured_amount: _money_pb2.Money | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["captured_amount", b"captured_amount"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["captured_amount", b"captured_amount", "evidence", b"evidence", "outcome", b"outcome", "payment_id", b"payment_id", "processor_payment_id", b"processor_payment_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResolvePaymentRequest: _TypeAlias = ResolvePaymentRequest  # noqa: Y015
+
+@_typing.final
+class ResolvePaymentResponse(_message.Message):
+    """The payment as it stands."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAYMENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def payment(self) -> _payment_pb2.Payment:
+        """The payment."""
+
+    def __init__(
+        self,
+        *,
+        payment: _payment_pb2.Payment | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["payment", b"payment"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["payment", b"payment"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResolvePaymentResponse: _TypeAlias = ResolvePaymentResponse  # noqa: Y015
+
+@_typing.final
 class WatchRequest(_message.Message):
     """Asks for events."""
 
@@ -581,6 +994,7 @@ class WatchResponse(_message.Message):
     EVENT_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
     CAUGHT_UP_FIELD_NUMBER: _builtins.int
+    MERCHANT_EVENT_FIELD_NUMBER: _builtins.int
     cursor: _builtins.str
     """Store it with the effects of the event, and give it to the next Watch."""
     caught_up: _builtins.bool
@@ -589,16 +1003,23 @@ class WatchResponse(_message.Message):
     def event(self) -> _payment_pb2.PaymentEvent:
         """The event; absent in a message that only says the reader has caught up."""
 
+    @_builtins.property
+    def merchant_event(self) -> _merchants_pb2.MerchantEvent:
+        """A change of a merchant's settings or accounts, in place of event. From an empty cursor on the
+        present ones of all merchants come first, whatever the log still holds.
+        """
+
     def __init__(
         self,
         *,
         event: _payment_pb2.PaymentEvent | None = ...,
         cursor: _builtins.str = ...,
         caught_up: _builtins.bool = ...,
+        merchant_event: _merchants_pb2.MerchantEvent | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "merchant_event", b"merchant_event"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caught_up", b"caught_up", "cursor", b"cursor", "event", b"event"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caught_up", b"caught_up", "cursor", b"cursor", "event", b"event", "merchant_event", b"merchant_event"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -70,6 +70,16 @@ class PaymentsServiceStub:
                 request_serializer=smartpay_dot_payments_dot_v1_dot_payments__pb2.RefundPaymentRequest.SerializeToString,
                 response_deserializer=smartpay_dot_payments_dot_v1_dot_payments__pb2.RefundPaymentResponse.FromString,
                 _registered_method=True)
+        self.ReviewPayment = channel.unary_unary(
+                '/smartpay.payments.v1.PaymentsService/ReviewPayment',
+                request_serializer=smartpay_dot_payments_dot_v1_dot_payments__pb2.ReviewPaymentRequest.SerializeToString,
+                response_deserializer=smartpay_dot_payments_dot_v1_dot_payments__pb2.ReviewPaymentResponse.FromString,
+                _registered_method=True)
+        self.ResolvePayment = channel.unary_unary(
+                '/smartpay.payments.v1.PaymentsService/ResolvePayment',
+                request_serializer=smartpay_dot_payments_dot_v1_dot_payments__pb2.ResolvePaymentRequest.SerializeToString,
+                response_deserializer=smartpay_dot_payments_dot_v1_dot_payments__pb2.ResolvePaymentResponse.FromString,
+                _registered_method=True)
         self.Watch = channel.unary_stream(
                 '/smartpay.payments.v1.PaymentsService/Watch',
                 request_serializer=smartpay_dot_payments_dot_v1_dot_payments__pb2.WatchRequest.SerializeToString,
@@ -100,15 +110,20 @@ class PaymentsServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListPayments(self, request, context):
-        """Lists the merchant's payments, newest first. AIP-158 paging.
+        """Lists the merchant's payments that pass all filters, newest first. AIP-158 paging.
+
+        The order never changes, so payments made meanwhile neither repeat nor hide others. With a
+        rare filter a page may hold fewer than asked for, even none, and still have a next one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ConfirmPayment(self, request, context):
-        """Asks the processor how the payer's action (3-D Secure) ended and moves the payment on.
-        Needed after next_action; calling it early changes nothing.
+        """Charges a payment that was created with confirm_later, or asks how the payer's action ended.
+
+        After next_action it moves the payment on; calling it early changes nothing. With
+        processor_account_id it charges the rail the payer chose, and gives up the one they left.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -133,6 +148,22 @@ class PaymentsServiceServicer:
     def RefundPayment(self, request, context):
         """Gives captured money back, wholly or partly, through the account that charged it.
         REST: 201 with a refund that succeeded or failed, 202 with one that is still open.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReviewPayment(self, request, context):
+        """Ends the hold of a payment that fraud wanted a person to look at: charges it, or blocks it.
+        REST: 200 once it is decided how it ends, 202 while it is not.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResolvePayment(self, request, context):
+        """Ends a payment that needs review, because no processor said how it ended, by an operator's
+        word and evidence. What the processor says by now wins over it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -183,6 +214,16 @@ def add_PaymentsServiceServicer_to_server(servicer, server):
                     servicer.RefundPayment,
                     request_deserializer=smartpay_dot_payments_dot_v1_dot_payments__pb2.RefundPaymentRequest.FromString,
                     response_serializer=smartpay_dot_payments_dot_v1_dot_payments__pb2.RefundPaymentResponse.SerializeToString,
+            ),
+            'ReviewPayment': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReviewPayment,
+                    request_deserializer=smartpay_dot_payments_dot_v1_dot_payments__pb2.ReviewPaymentRequest.FromString,
+                    response_serializer=smartpay_dot_payments_dot_v1_dot_payments__pb2.ReviewPaymentResponse.SerializeToString,
+            ),
+            'ResolvePayment': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResolvePayment,
+                    request_deserializer=smartpay_dot_payments_dot_v1_dot_payments__pb2.ResolvePaymentRequest.FromString,
+                    response_serializer=smartpay_dot_payments_dot_v1_dot_payments__pb2.ResolvePaymentResponse.SerializeToString,
             ),
             'Watch': grpc.unary_stream_rpc_method_handler(
                     servicer.Watch,
@@ -380,6 +421,60 @@ class PaymentsService:
             '/smartpay.payments.v1.PaymentsService/RefundPayment',
             smartpay_dot_payments_dot_v1_dot_payments__pb2.RefundPaymentRequest.SerializeToString,
             smartpay_dot_payments_dot_v1_dot_payments__pb2.RefundPaymentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReviewPayment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/smartpay.payments.v1.PaymentsService/ReviewPayment',
+            smartpay_dot_payments_dot_v1_dot_payments__pb2.ReviewPaymentRequest.SerializeToString,
+            smartpay_dot_payments_dot_v1_dot_payments__pb2.ReviewPaymentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResolvePayment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/smartpay.payments.v1.PaymentsService/ResolvePayment',
+            smartpay_dot_payments_dot_v1_dot_payments__pb2.ResolvePaymentRequest.SerializeToString,
+            smartpay_dot_payments_dot_v1_dot_payments__pb2.ResolvePaymentResponse.FromString,
             options,
             channel_credentials,
             insecure,

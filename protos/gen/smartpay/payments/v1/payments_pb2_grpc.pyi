@@ -43,10 +43,16 @@ class PaymentsServiceStub:
     GetPayment: _grpc.UnaryUnaryMultiCallable[_payments_pb2.GetPaymentRequest, _payments_pb2.GetPaymentResponse]
     """Shows one payment with its attempts, scores, ranking, ledger, refunds and reward."""
     ListPayments: _grpc.UnaryUnaryMultiCallable[_payments_pb2.ListPaymentsRequest, _payments_pb2.ListPaymentsResponse]
-    """Lists the merchant's payments, newest first. AIP-158 paging."""
+    """Lists the merchant's payments that pass all filters, newest first. AIP-158 paging.
+
+    The order never changes, so payments made meanwhile neither repeat nor hide others. With a
+    rare filter a page may hold fewer than asked for, even none, and still have a next one.
+    """
     ConfirmPayment: _grpc.UnaryUnaryMultiCallable[_payments_pb2.ConfirmPaymentRequest, _payments_pb2.ConfirmPaymentResponse]
-    """Asks the processor how the payer's action (3-D Secure) ended and moves the payment on.
-    Needed after next_action; calling it early changes nothing.
+    """Charges a payment that was created with confirm_later, or asks how the payer's action ended.
+
+    After next_action it moves the payment on; calling it early changes nothing. With
+    processor_account_id it charges the rail the payer chose, and gives up the one they left.
     """
     CapturePayment: _grpc.UnaryUnaryMultiCallable[_payments_pb2.CapturePaymentRequest, _payments_pb2.CapturePaymentResponse]
     """Captures an authorized payment, wholly or partly, once. What is left is released.
@@ -59,6 +65,14 @@ class PaymentsServiceStub:
     RefundPayment: _grpc.UnaryUnaryMultiCallable[_payments_pb2.RefundPaymentRequest, _payments_pb2.RefundPaymentResponse]
     """Gives captured money back, wholly or partly, through the account that charged it.
     REST: 201 with a refund that succeeded or failed, 202 with one that is still open.
+    """
+    ReviewPayment: _grpc.UnaryUnaryMultiCallable[_payments_pb2.ReviewPaymentRequest, _payments_pb2.ReviewPaymentResponse]
+    """Ends the hold of a payment that fraud wanted a person to look at: charges it, or blocks it.
+    REST: 200 once it is decided how it ends, 202 while it is not.
+    """
+    ResolvePayment: _grpc.UnaryUnaryMultiCallable[_payments_pb2.ResolvePaymentRequest, _payments_pb2.ResolvePaymentResponse]
+    """Ends a payment that needs review, because no processor said how it ended, by an operator's
+    word and evidence. What the processor says by now wins over it.
     """
     Watch: _grpc.UnaryStreamMultiCallable[_payments_pb2.WatchRequest, _payments_pb2.WatchResponse]
     """Streams the events of all payments in the order of the log, from a cursor on, and then
@@ -80,10 +94,16 @@ class PaymentsServiceAsyncStub(PaymentsServiceStub):
     GetPayment: _aio.UnaryUnaryMultiCallable[_payments_pb2.GetPaymentRequest, _payments_pb2.GetPaymentResponse]  # type: ignore[assignment]
     """Shows one payment with its attempts, scores, ranking, ledger, refunds and reward."""
     ListPayments: _aio.UnaryUnaryMultiCallable[_payments_pb2.ListPaymentsRequest, _payments_pb2.ListPaymentsResponse]  # type: ignore[assignment]
-    """Lists the merchant's payments, newest first. AIP-158 paging."""
+    """Lists the merchant's payments that pass all filters, newest first. AIP-158 paging.
+
+    The order never changes, so payments made meanwhile neither repeat nor hide others. With a
+    rare filter a page may hold fewer than asked for, even none, and still have a next one.
+    """
     ConfirmPayment: _aio.UnaryUnaryMultiCallable[_payments_pb2.ConfirmPaymentRequest, _payments_pb2.ConfirmPaymentResponse]  # type: ignore[assignment]
-    """Asks the processor how the payer's action (3-D Secure) ended and moves the payment on.
-    Needed after next_action; calling it early changes nothing.
+    """Charges a payment that was created with confirm_later, or asks how the payer's action ended.
+
+    After next_action it moves the payment on; calling it early changes nothing. With
+    processor_account_id it charges the rail the payer chose, and gives up the one they left.
     """
     CapturePayment: _aio.UnaryUnaryMultiCallable[_payments_pb2.CapturePaymentRequest, _payments_pb2.CapturePaymentResponse]  # type: ignore[assignment]
     """Captures an authorized payment, wholly or partly, once. What is left is released.
@@ -96,6 +116,14 @@ class PaymentsServiceAsyncStub(PaymentsServiceStub):
     RefundPayment: _aio.UnaryUnaryMultiCallable[_payments_pb2.RefundPaymentRequest, _payments_pb2.RefundPaymentResponse]  # type: ignore[assignment]
     """Gives captured money back, wholly or partly, through the account that charged it.
     REST: 201 with a refund that succeeded or failed, 202 with one that is still open.
+    """
+    ReviewPayment: _aio.UnaryUnaryMultiCallable[_payments_pb2.ReviewPaymentRequest, _payments_pb2.ReviewPaymentResponse]  # type: ignore[assignment]
+    """Ends the hold of a payment that fraud wanted a person to look at: charges it, or blocks it.
+    REST: 200 once it is decided how it ends, 202 while it is not.
+    """
+    ResolvePayment: _aio.UnaryUnaryMultiCallable[_payments_pb2.ResolvePaymentRequest, _payments_pb2.ResolvePaymentResponse]  # type: ignore[assignment]
+    """Ends a payment that needs review, because no processor said how it ended, by an operator's
+    word and evidence. What the processor says by now wins over it.
     """
     Watch: _aio.UnaryStreamMultiCallable[_payments_pb2.WatchRequest, _payments_pb2.WatchResponse]  # type: ignore[assignment]
     """Streams the events of all payments in the order of the log, from a cursor on, and then
@@ -132,7 +160,11 @@ class PaymentsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _payments_pb2.ListPaymentsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_payments_pb2.ListPaymentsResponse, _abc.Awaitable[_payments_pb2.ListPaymentsResponse]]:
-        """Lists the merchant's payments, newest first. AIP-158 paging."""
+        """Lists the merchant's payments that pass all filters, newest first. AIP-158 paging.
+
+        The order never changes, so payments made meanwhile neither repeat nor hide others. With a
+        rare filter a page may hold fewer than asked for, even none, and still have a next one.
+        """
 
     @_abc_1.abstractmethod
     def ConfirmPayment(
@@ -140,8 +172,10 @@ class PaymentsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _payments_pb2.ConfirmPaymentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_payments_pb2.ConfirmPaymentResponse, _abc.Awaitable[_payments_pb2.ConfirmPaymentResponse]]:
-        """Asks the processor how the payer's action (3-D Secure) ended and moves the payment on.
-        Needed after next_action; calling it early changes nothing.
+        """Charges a payment that was created with confirm_later, or asks how the payer's action ended.
+
+        After next_action it moves the payment on; calling it early changes nothing. With
+        processor_account_id it charges the rail the payer chose, and gives up the one they left.
         """
 
     @_abc_1.abstractmethod
@@ -172,6 +206,26 @@ class PaymentsServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_payments_pb2.RefundPaymentResponse, _abc.Awaitable[_payments_pb2.RefundPaymentResponse]]:
         """Gives captured money back, wholly or partly, through the account that charged it.
         REST: 201 with a refund that succeeded or failed, 202 with one that is still open.
+        """
+
+    @_abc_1.abstractmethod
+    def ReviewPayment(
+        self,
+        request: _payments_pb2.ReviewPaymentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payments_pb2.ReviewPaymentResponse, _abc.Awaitable[_payments_pb2.ReviewPaymentResponse]]:
+        """Ends the hold of a payment that fraud wanted a person to look at: charges it, or blocks it.
+        REST: 200 once it is decided how it ends, 202 while it is not.
+        """
+
+    @_abc_1.abstractmethod
+    def ResolvePayment(
+        self,
+        request: _payments_pb2.ResolvePaymentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payments_pb2.ResolvePaymentResponse, _abc.Awaitable[_payments_pb2.ResolvePaymentResponse]]:
+        """Ends a payment that needs review, because no processor said how it ended, by an operator's
+        word and evidence. What the processor says by now wins over it.
         """
 
     @_abc_1.abstractmethod

@@ -94,6 +94,8 @@ def record_of(event: payment_pb2.PaymentEvent) -> PaymentRecord:
                 created=_time(refund.create_time),
             )
             for refund in payment.refunds
+            # What was sent too much was never taken, so it is nobody's refund.
+            if refund.reason != payment_pb2.Refund.REASON_OVERPAYMENT
         ),
     )
 

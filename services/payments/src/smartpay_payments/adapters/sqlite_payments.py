@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
+from typing import Literal
 
 import msgspec
 
@@ -16,10 +17,20 @@ from smartpay_chassis.refusals import (
     idempotency_key_reused,
 )
 from smartpay_chassis.sqlite import SqliteStore
-from smartpay_payments.domain.events import LoggedEvent
+from smartpay_payments.adapters import (
+    sqlite_ledger,
+    sqlite_reward_watch,
+    sqlite_search,
+    sqlite_webhooks,
+)
+from smartpay_payments.adapters.sqlite_audit import append_audit
+from smartpay_payments.domain.audit import AuditRecord
+from smartpay_payments.domain.events import MERCHANT_UPDATED, LoggedChange, LoggedEvent
 from smartpay_payments.domain.idempotency import Claim
 from smartpay_payments.domain.ledger import LedgerEntry
-from smartpay_payments.domain.payment import NOT_PAID, Payment, Status
+from smartpay_payments.domain.merchants import Profile
+from smartpay_payments.domain.payment import NOT_PAID, Payment
+from smartpay_payments.domain.search import PaymentFilter
 
 MIGRATIONS = [
     """
@@ -31,9 +42,12 @@ MIGRATIONS = [
         version INTEGER NOT NULL,
         create_time TEXT NOT NULL,
         check_time TEXT,
+        -- Where the last attempt was made, and whether its outcome is open.
+        processor_account_id TEXT NOT NULL,
+        in_doubt INTEGER NOT NULL,
         document BLOB NOT NULL
     ) WITHOUT ROWID;
-    CREATE INDEX payment_by_merchant ON payment (merchant_id, livemode, create_time, payment_id);
+    CREATE INDEX payment_in_doubt ON payment (processor_account_id) WHERE in_doubt;
     CREATE INDEX payment_to_check ON payment (check_time) WHERE check_time IS NOT NULL;
     CREATE TABLE claim (
         operation_id TEXT PRIMARY KEY,
@@ -47,15 +61,17 @@ MIGRATIONS = [
         payment_id TEXT NOT NULL,
         PRIMARY KEY (merchant_id, livemode, merchant_order_id)
     ) WITHOUT ROWID;
-    CREATE TABLE ledger (
-        payment_id TEXT NOT NULL,
-        transaction_id TEXT NOT NULL,
-        account TEXT NOT NULL,
-        minor_units INTEGER NOT NULL,
-        currency_code TEXT NOT NULL,
-        post_time TEXT NOT NULL,
-        PRIMARY KEY (payment_id, transaction_id, account)
+    -- Refunds and disputes by their own ids.
+    CREATE TABLE part (
+        part_id TEXT PRIMARY KEY,
+        kind TEXT NOT NULL,
+        merchant_id TEXT NOT NULL,
+        livemode INTEGER NOT NULL,
+        create_time TEXT NOT NULL,
+        payment_id TEXT NOT NULL
     ) WITHOUT ROWID;
+    CREATE INDEX part_by_merchant ON part (merchant_id, livemode, kind, create_time, part_id);
+    CREATE INDEX part_by_payment ON part (payment_id);
     CREATE TABLE event (
         position INTEGER PRIMARY KEY AUTOINCREMENT,
         payment_id TEXT NOT NULL,
@@ -70,13 +86,14 @@ MIGRATIONS = [
 
 FORGET_BATCH = 500  # events removed per unit of work; some milliseconds of the one writer
 
+PartKind = Literal["refund", "dispute"]
+
 _decode = msgspec.json.Decoder(Payment).decode
+_decode_profile = msgspec.json.Decoder(Profile).decode
 _encode = msgspec.json.Encoder().encode
 
 
-def _text(moment: datetime) -> str:
-    # One fixed width, so that text order is time order.
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+_text = sqlite_ledger.time_text
 
 
 class SqlitePayments:
@@ -84,23 +101,22 @@ class SqlitePayments:
 
     def __init__(self, store: SqliteStore) -> None:
         self._store = store
-        self._committed = asyncio.Event()
+        # Made when somebody waits: most commits find nobody.
+        self._committed: asyncio.Event | None = None
 
     async def create(
-        self, payment: Payment, claim: Claim, entries: Sequence[LedgerEntry]
+        self,
+        payment: Payment,
+        claim: Claim,
+        entries: Sequence[LedgerEntry],
+        audit: AuditRecord | None = None,
     ) -> Payment | None:
         """Stores a new payment; answers the one stored under its id, if any."""
 
         def work(connection: sqlite3.Connection) -> Payment | None:
-            row = connection.execute(
-                "SELECT document FROM payment WHERE payment_id = ?", (payment.payment_id,)
-            ).fetchone()
-            if row is not None:
-                return _decode(row["document"])
-            _hold_order(connection, payment)
-            _insert_claim(connection, claim)
-            connection.execute(
-                "INSERT INTO payment VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            is_new = connection.execute(
+                "INSERT INTO payment VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+                " ON CONFLICT (payment_id) DO NOTHING",
                 (
                     payment.payment_id,
                     payment.merchant_id,
@@ -109,30 +125,48 @@ class SqlitePayments:
                     payment.version,
                     _text(payment.create_time),
                     payment.check_time and _text(payment.check_time),
+                    _account(payment),
+                    payment.in_doubt,
                     document,
                 ),
-            )
+            ).rowcount
+            if not is_new:
+                row = connection.execute(
+                    "SELECT document FROM payment WHERE payment_id = ?", (payment.payment_id,)
+                ).fetchone()
+                return _decode(row["document"])
+            _hold_order(connection, payment)
+            _insert_claim(connection, claim)
             _append(connection, payment, document, entries)
+            if audit is not None:
+                append_audit(connection, audit)
             return None
 
         document = _encode(payment)
         stored = await self._store.write(work)
-        self._wake_watchers()
+        self.wake_watchers()
         return stored
 
     async def save(
-        self, payment: Payment, entries: Sequence[LedgerEntry], claim: Claim | None = None
+        self,
+        payment: Payment,
+        entries: Sequence[LedgerEntry],
+        claim: Claim | None = None,
+        audit: AuditRecord | None = None,
     ) -> bool:
         """Stores the next version by compare-and-set."""
 
         def work(connection: sqlite3.Connection) -> bool:
             changed = connection.execute(
-                "UPDATE payment SET status = ?, version = ?, check_time = ?, document = ?"
+                "UPDATE payment SET status = ?, version = ?, check_time = ?,"
+                " processor_account_id = ?, in_doubt = ?, document = ?"
                 " WHERE payment_id = ? AND version = ?",
                 (
                     payment.status.value,
                     payment.version,
                     payment.check_time and _text(payment.check_time),
+                    _account(payment),
+                    payment.in_doubt,
                     document,
                     payment.payment_id,
                     payment.version - 1,
@@ -154,11 +188,13 @@ class SqlitePayments:
                     ),
                 )
             _append(connection, payment, document, entries)
+            if audit is not None:
+                append_audit(connection, audit)
             return True
 
         document = _encode(payment)
         saved = await self._store.write(work)
-        self._wake_watchers()
+        self.wake_watchers()
         return saved
 
     async def get(self, merchant_id: str, livemode: bool, payment_id: str) -> Payment | None:
@@ -198,105 +234,169 @@ class SqlitePayments:
         return await self._store.read(query)
 
     async def page(
-        self, merchant_id: str, livemode: bool, status: Status | None, after: str, size: int
+        self, merchant_id: str, livemode: bool, wanted: PaymentFilter, after: str, size: int
     ) -> tuple[list[Payment], str]:
-        """Reads a page of a merchant's payments, newest first, and the position to go on after.
-
-        Args:
-            merchant_id: the tenant.
-            livemode: the tenant's mode.
-            status: only these; None for all.
-            after: the position that the page before answered; "" for the first page.
-            size: how many at most.
-        """
-        created, _, payment_id = after.partition(" ")
-        where = "" if status is None else " AND status = :status"
-        if after:
-            where += " AND (create_time, payment_id) < (:created, :payment_id)"
+        """Reads a page of a merchant's payments, newest first; see `sqlite_search.page`."""
 
         def query(connection: sqlite3.Connection) -> tuple[list[Payment], str]:
+            documents, position = sqlite_search.page(
+                connection, merchant_id, livemode, wanted, after, size
+            )
+            return [_decode(document) for document in documents], position
+
+        return await self._store.read(query)
+
+    async def refund_holder(
+        self, merchant_id: str, livemode: bool, refund_id: str
+    ) -> Payment | None:
+        """Reads the payment that one of the merchant's refunds belongs to."""
+        return await self._holder(merchant_id, livemode, "refund", refund_id)
+
+    async def dispute_holder(
+        self, merchant_id: str, livemode: bool, dispute_id: str
+    ) -> Payment | None:
+        """Reads the payment that one of the merchant's disputes belongs to."""
+        return await self._holder(merchant_id, livemode, "dispute", dispute_id)
+
+    async def refunds(
+        self, merchant_id: str, livemode: bool, payment_id: str, after: str, size: int
+    ) -> tuple[list[tuple[str, Payment]], str]:
+        """Reads a page of refund ids with their payments, newest first; see `page`."""
+        return await self._parts(merchant_id, livemode, "refund", payment_id, after, size)
+
+    async def disputes(
+        self, merchant_id: str, livemode: bool, payment_id: str, after: str, size: int
+    ) -> tuple[list[tuple[str, Payment]], str]:
+        """Reads a page of dispute ids with their payments, newest first; see `page`."""
+        return await self._parts(merchant_id, livemode, "dispute", payment_id, after, size)
+
+    async def _holder(
+        self, merchant_id: str, livemode: bool, kind: PartKind, part_id: str
+    ) -> Payment | None:
+
+        def query(connection: sqlite3.Connection) -> Payment | None:
+            row = connection.execute(
+                "SELECT document FROM payment WHERE payment_id = (SELECT payment_id FROM part"
+                " WHERE part_id = ? AND kind = ? AND merchant_id = ? AND livemode = ?)",
+                (part_id, kind, merchant_id, livemode),
+            ).fetchone()
+            return None if row is None else _decode(row["document"])
+
+        return await self._store.read(query)
+
+    async def _parts(
+        self,
+        merchant_id: str,
+        livemode: bool,
+        kind: PartKind,
+        payment_id: str,
+        after: str,
+        size: int,
+    ) -> tuple[list[tuple[str, Payment]], str]:
+        created, _, part_id = after.partition(" ")
+        where = " AND part.payment_id = :payment_id" if payment_id else ""
+        if after:
+            where += " AND (part.create_time, part_id) < (:created, :part_id)"
+
+        def query(connection: sqlite3.Connection) -> tuple[list[tuple[str, Payment]], str]:
             rows = connection.execute(
-                "SELECT document FROM payment"
-                f" WHERE merchant_id = :merchant_id AND livemode = :livemode{where}"
-                " ORDER BY create_time DESC, payment_id DESC LIMIT :size + 1",
+                "SELECT part_id, part.create_time, document FROM part JOIN payment"
+                " ON payment.payment_id = part.payment_id"
+                " WHERE part.merchant_id = :merchant_id AND part.livemode = :livemode"
+                f" AND kind = :kind{where}"
+                " ORDER BY part.create_time DESC, part_id DESC LIMIT :size + 1",
                 {
                     "merchant_id": merchant_id,
                     "livemode": livemode,
-                    "status": status and status.value,
-                    "created": created,
+                    "kind": kind,
                     "payment_id": payment_id,
+                    "created": created,
+                    "part_id": part_id,
                     "size": size,
                 },
-            )
-            payments = [_decode(row["document"]) for row in rows]
-            if len(payments) <= size:
-                return payments, ""
-            last = payments[size - 1]
-            return payments[:size], f"{_text(last.create_time)} {last.payment_id}"
+            ).fetchall()
+            found = [(row["part_id"], _decode(row["document"])) for row in rows[:size]]
+            if len(rows) <= size:
+                return found, ""
+            last = rows[size - 1]
+            return found, f"{last['create_time']} {last['part_id']}"
 
         return await self._store.read(query)
+
+    def position_of(self, payment: Payment) -> str:
+        """Spells the position after which `page` goes on behind a payment."""
+        return sqlite_search.position_of(payment)
 
     async def ledger(self, payment_id: str) -> list[LedgerEntry]:
         """Reads a payment's ledger entries, oldest first."""
-
-        def query(connection: sqlite3.Connection) -> list[LedgerEntry]:
-            rows = connection.execute(
-                "SELECT transaction_id, account, minor_units, currency_code, post_time"
-                " FROM ledger WHERE payment_id = ? ORDER BY post_time, transaction_id, account",
-                (payment_id,),
-            )
-            return [
-                LedgerEntry(
-                    row["transaction_id"],
-                    row["account"],
-                    row["minor_units"],
-                    row["currency_code"],
-                    datetime.fromisoformat(row["post_time"]),
-                )
-                for row in rows
-            ]
-
-        return await self._store.read(query)
+        return await self._store.read(
+            lambda connection: sqlite_ledger.entries_of(connection, payment_id)
+        )
 
     # ---- recovery ----------------------------------------------------------------------------
 
-    async def due(self, now: datetime, limit: int) -> list[Payment]:
-        """Reads payments whose time to be looked at has come, longest waiting first."""
+    async def lease_due(self, now: datetime, until: datetime, limit: int) -> list[Payment]:
+        """Takes payments whose time to be looked at has come, longest waiting first.
 
-        def query(connection: sqlite3.Connection) -> list[Payment]:
+        Until the lease ends nobody else takes them; storing or postponing one ends it early.
+        """
+
+        def work(connection: sqlite3.Connection) -> list[Payment]:
             rows = connection.execute(
-                "SELECT document FROM payment WHERE check_time <= ? ORDER BY check_time LIMIT ?",
-                (_text(now), limit),
-            )
-            return [_decode(row["document"]) for row in rows]
+                "UPDATE payment SET check_time = ? WHERE payment_id IN"
+                " (SELECT payment_id FROM payment WHERE check_time <= ?"
+                " ORDER BY check_time LIMIT ?) RETURNING document",
+                (_text(until), _text(now), limit),
+            ).fetchall()
+            payments = [_decode(row["document"]) for row in rows]
+            for payment in payments:
+                sqlite_webhooks.drop_hints(connection, payment.payment_id)
+            return payments
+
+        if not await self._any_due(now):
+            return []
+        return await self._store.write(work)
+
+    async def _any_due(self, now: datetime) -> bool:
+        """Looks before leasing, because a write of nothing would still cost a commit."""
+
+        def query(connection: sqlite3.Connection) -> bool:
+            row = connection.execute(
+                "SELECT 1 FROM payment WHERE check_time <= ? LIMIT 1", (_text(now),)
+            ).fetchone()
+            return row is not None
 
         return await self._store.read(query)
 
-    async def make_due(self, now: datetime) -> int:
-        """Makes every open payment due now; answers how many.
+    async def make_due(self, now: datetime, processor_account_id: str = "") -> int:
+        """Makes every payment in doubt due now, or those at one account; answers how many.
 
-        Called once, before the first call is served: this store has one replica, so nobody else
-        is at work on them.
+        Without an account it is called once, before the first call is served: this store has
+        one replica, so nobody else is at work on them. Later, what is in processing is left to
+        the story that is at work on it: sent by two at once, a charge could be turned away for
+        the one, who then tries the next account, and be taken for the other.
         """
 
         def work(connection: sqlite3.Connection) -> int:
+            where = ""
+            if processor_account_id:
+                where = " AND processor_account_id = :account AND status <> 'PROCESSING'"
             return connection.execute(
-                # A payer who must act is waited for as before.
-                "UPDATE payment SET check_time = ? WHERE check_time > ? AND status <> ?",
-                (_text(now), _text(now), Status.REQUIRES_ACTION.value),
+                f"UPDATE payment SET check_time = :now WHERE in_doubt AND check_time > :now{where}",
+                {"now": _text(now), "account": processor_account_id},
             ).rowcount
 
         return await self._store.write(work)
 
-    async def postpone(self, payment: Payment, until: datetime) -> None:
+    async def postpone(self, payment: Payment, until: datetime | None) -> None:
         """Plans the next look without a new version; does nothing when the payment changed."""
 
         def work(connection: sqlite3.Connection) -> None:
             connection.execute(
-                "UPDATE payment SET check_time = ?"
-                " WHERE payment_id = ? AND version = ? AND check_time IS NOT NULL",
-                (_text(until), payment.payment_id, payment.version),
+                "UPDATE payment SET check_time = ? WHERE payment_id = ? AND version = ?",
+                (until and _text(until), payment.payment_id, payment.version),
             )
+            sqlite_webhooks.keep_hints(connection, payment.payment_id)
 
         await self._store.write(work)
 
@@ -324,37 +424,75 @@ class SqlitePayments:
     # ---- the log of events -------------------------------------------------------------------
 
     async def events_after(self, position: int, limit: int) -> list[LoggedEvent]:
-        """Reads the next events of the log in order.
+        """Reads the next events of payments in the order of the log; merchants' are passed over.
 
         Raises:
             Refusal: OUT_OF_RANGE when events between the position and the oldest are gone.
         """
 
         def query(connection: sqlite3.Connection) -> list[LoggedEvent]:
-            if position:
-                bounds = connection.execute(
-                    "SELECT (SELECT min(position) FROM event) AS oldest,"
-                    " (SELECT seq FROM sqlite_sequence WHERE name = 'event') AS newest"
-                ).fetchone()
-                newest = bounds["newest"] or 0
-                gone_up_to = newest if bounds["oldest"] is None else bounds["oldest"] - 1
-                if not gone_up_to <= position <= newest:
-                    raise _cursor_expired()
+            _check_position(connection, position)
             rows = connection.execute(
-                "SELECT position, document FROM event WHERE position > ? ORDER BY position LIMIT ?",
-                (position, limit),
+                "SELECT position, document FROM event WHERE position > ? AND type <> ?"
+                " ORDER BY position LIMIT ?",
+                (position, MERCHANT_UPDATED, limit),
             )
             return [LoggedEvent(row["position"], _decode(row["document"])) for row in rows]
 
         return await self._store.read(query)
 
+    async def log_after(self, position: int, limit: int) -> list[LoggedEvent | LoggedChange]:
+        """Reads what comes next in the log, of payments and merchants alike.
+
+        Raises:
+            Refusal: OUT_OF_RANGE when events between the position and the oldest are gone.
+        """
+
+        def query(connection: sqlite3.Connection) -> list[LoggedEvent | LoggedChange]:
+            _check_position(connection, position)
+            rows = connection.execute(
+                "SELECT position, type, document FROM event WHERE position > ?"
+                " ORDER BY position LIMIT ?",
+                (position, limit),
+            )
+            return [
+                LoggedChange(row["position"], _decode_profile(row["document"]))
+                if row["type"] == MERCHANT_UPDATED
+                else LoggedEvent(row["position"], _decode(row["document"]))
+                for row in rows
+            ]
+
+        return await self._store.read(query)
+
     def next_commit(self) -> asyncio.Event:
         """Answers what is set by the next commit; take it before reading, wait on it after."""
+        if self._committed is None:
+            self._committed = asyncio.Event()
         return self._committed
 
-    def _wake_watchers(self) -> None:
-        self._committed.set()
-        self._committed = asyncio.Event()
+    def wake_watchers(self) -> None:
+        """Tells those who wait for a commit that there was one; for stores of the same log."""
+        if self._committed is not None:
+            self._committed.set()
+            self._committed = None
+
+
+def _check_position(connection: sqlite3.Connection, position: int) -> None:
+    """Refuses a position after which events are gone; 0 is before all that are kept."""
+    if not position:
+        return
+    bounds = connection.execute(
+        "SELECT (SELECT min(position) FROM event) AS oldest,"
+        " (SELECT seq FROM sqlite_sequence WHERE name = 'event') AS newest"
+    ).fetchone()
+    newest = bounds["newest"] or 0
+    gone_up_to = newest if bounds["oldest"] is None else bounds["oldest"] - 1
+    if not gone_up_to <= position <= newest:
+        raise _cursor_expired()
+
+
+def _account(payment: Payment) -> str:
+    return payment.attempts[-1].processor_account_id if payment.attempts else ""
 
 
 def _insert_claim(connection: sqlite3.Connection, claim: Claim) -> None:
@@ -408,20 +546,31 @@ def _append(
             document,
         ),
     )
-    connection.executemany(
-        "INSERT INTO ledger VALUES (?, ?, ?, ?, ?, ?)",
-        [
-            (
-                payment.payment_id,
-                e.transaction_id,
-                e.account,
-                e.minor_units,
-                e.currency_code,
-                _text(e.post_time),
-            )
-            for e in entries
-        ],
+    parts = [
+        *(("refund", r.refund_id, r.create_time) for r in payment.refunds),
+        *(("dispute", d.dispute_id, d.create_time) for d in payment.disputes),
+    ]
+    if parts:
+        connection.executemany(
+            "INSERT OR IGNORE INTO part VALUES (?, ?, ?, ?, ?, ?)",
+            [
+                (
+                    part_id,
+                    kind,
+                    payment.merchant_id,
+                    payment.livemode,
+                    _text(created),
+                    payment.payment_id,
+                )
+                for kind, part_id, created in parts
+            ],
+        )
+    sqlite_ledger.post(
+        connection, payment.merchant_id, payment.livemode, payment.payment_id, entries
     )
+    sqlite_search.put(connection, payment)
+    sqlite_reward_watch.watch(connection, payment, entries)
+    sqlite_webhooks.note_attempts(connection, payment)
 
 
 def _cursor_expired() -> Refusal:

@@ -7,18 +7,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
 
-import aiohttp
 import stripe
 import structlog
 
+from smartpay_chassis.ids import derive
+from smartpay_payments.adapters.stripe_amounts import from_stripe, to_stripe
+from smartpay_payments.adapters.stripe_clients import FAILURES, StripeClients
 from smartpay_payments.domain.declines import is_soft
 from smartpay_payments.domain.payment import (
+    ActionKind,
     Attempt,
     CaptureMethod,
+    Dispute,
+    DisputeStatus,
     Initiator,
+    NextAction,
     Payment,
     PendingCommand,
     Refund,
@@ -32,11 +38,10 @@ from smartpay_payments.domain.processor import (
     NotKnown,
     NotTaken,
     Outcome,
+    Pending,
     RefundOutcome,
+    Standing,
 )
-
-# Otherwise the SDK writes an id into the home folder and sends the platform with each call.
-stripe.enable_telemetry = False
 
 log = structlog.get_logger()
 
@@ -46,16 +51,13 @@ KEY_LIFE = timedelta(hours=23)
 CLOCK_SKEW = timedelta(minutes=5)
 LIST_PAGES_MAX = 20  # of 100; a search that goes on longer is left to a person
 EXPAND = ["latest_charge.balance_transaction"]
-# The SDK lets a connection that breaks within the body through as it is.
-NO_ANSWER = (stripe.APIConnectionError, aiohttp.ClientError, TimeoutError)
-FAILURES = (stripe.StripeError, *NO_ANSWER)
 
 
 class StripeProcessor:
     """The port `Processor` for Stripe accounts.
 
     Args:
-        keys: secret key by processor account id.
+        keys: secret key by processor account id; read anew for each call.
         api_base: Stripe's address, or the sandbox's.
         return_url: where the payer's browser goes after 3-D Secure.
         timeout_seconds: of one call.
@@ -70,28 +72,24 @@ class StripeProcessor:
         timeout_seconds: float,
         clock: Callable[[], datetime],
     ) -> None:
-        self._http = stripe.AIOHTTPClient(timeout=timeout_seconds)
-        self._clients = {
-            account: stripe.StripeClient(
-                key,
-                base_addresses={"api": api_base},
-                http_client=self._http,
-                max_network_retries=0,
-            )
-            for account, key in keys.items()
-        }
+        self._clients = StripeClients(keys, api_base, timeout_seconds)
         self._return_url = return_url
         self._clock = clock
 
+    @property
+    def clients(self) -> StripeClients:
+        """The SDK's clients, for what else is asked of the same accounts."""
+        return self._clients
+
     async def close(self) -> None:
         """Closes the connections."""
-        await self._http.close_async()  # type: ignore[no-untyped-call]
+        await self._clients.close()
 
     def prepare(self, payment: Payment, processor_account_id: str, attempt_index: int) -> str:
         """Writes the body of POST /v1/payment_intents as JSON."""
         order = payment.order
         body: dict[str, Any] = {
-            "amount": order.amount.minor_units,
+            "amount": to_stripe(order.amount.minor_units, order.amount.currency_code),
             "currency": order.amount.currency_code.lower(),
             "payment_method": order.tokens[processor_account_id],
             "allowed_payment_method_types": ["card"],
@@ -109,6 +107,8 @@ class StripeProcessor:
             body["off_session"] = True
         else:
             body["return_url"] = self._return_url
+        if processor_account_id in order.payers:
+            body["customer"] = order.payers[processor_account_id]
         if order.statement_descriptor:
             body["statement_descriptor_suffix"] = order.statement_descriptor
         if order.merchant_order_id:
@@ -171,7 +171,12 @@ class StripeProcessor:
         try:
             intent = await client.v1.payment_intents.capture_async(
                 attempt.processor_payment_id,
-                params={"amount_to_capture": pending.amount_minor, "expand": EXPAND},
+                params={
+                    "amount_to_capture": to_stripe(
+                        pending.amount_minor, payment.order.amount.currency_code
+                    ),
+                    "expand": EXPAND,
+                },
                 options={"idempotency_key": pending.processor_key},
             )
         except FAILURES as error:
@@ -205,7 +210,7 @@ class StripeProcessor:
                 made = await client.v1.refunds.create_async(
                     params={
                         "payment_intent": attempt.processor_payment_id,
-                        "amount": refund.amount.minor_units,
+                        "amount": to_stripe(refund.amount.minor_units, refund.amount.currency_code),
                         "reason": refund.reason.value.lower(),
                         "metadata": {"refund_id": refund.refund_id},
                     },
@@ -219,6 +224,51 @@ class StripeProcessor:
                 return RefundOutcome(RefundStatus.FAILED, failure_code=refused.code)
             return RefundOutcome(RefundStatus.UNKNOWN)
         return _refund_outcome(made)
+
+    async def standing(self, payment: Payment, attempt: Attempt) -> Standing | None:
+        """Reads disputes and the fee."""
+        client = self._clients[attempt.processor_account_id]
+        try:
+            intent = await client.v1.payment_intents.retrieve_async(
+                attempt.processor_payment_id, params={"expand": EXPAND}
+            )
+            if not _is_stripes(intent):
+                return None
+            disputes = [
+                _dispute_of(payment, made, self._clock())
+                async for made in _listed(
+                    client.v1.disputes.list_async,
+                    {"payment_intent": attempt.processor_payment_id},
+                )
+            ]
+        except (*FAILURES, _UnfinishedSearchError):
+            return None
+        outcome = outcome_of(intent)
+        fee = outcome.fee_minor if isinstance(outcome, Charged) else 0
+        return Standing(tuple(reversed(disputes)), fee)
+
+    async def submit_evidence(
+        self, payment: Payment, attempt: Attempt, dispute: Dispute, evidence: dict[str, str]
+    ) -> Dispute | None:
+        """Hands in evidence for good; repeating it hands in the same."""
+        client = self._clients[attempt.processor_account_id]
+        try:
+            made = await client.v1.disputes.update_async(
+                dispute.processor_dispute_id,
+                params={"evidence": cast(Any, evidence), "submit": True},
+            )
+        except FAILURES:
+            return None
+        return _dispute_of(payment, made, self._clock())
+
+    async def accept(self, payment: Payment, attempt: Attempt, dispute: Dispute) -> Dispute | None:
+        """Closes the dispute, which gives it up."""
+        client = self._clients[attempt.processor_account_id]
+        try:
+            made = await client.v1.disputes.close_async(dispute.processor_dispute_id)
+        except FAILURES:
+            return None
+        return _dispute_of(payment, made, self._clock())
 
     async def _search_refund(
         self, client: stripe.StripeClient, attempt: Attempt, refund: Refund
@@ -264,6 +314,8 @@ def _text(item: object, name: str) -> str:
 
 def outcome_of(intent: stripe.PaymentIntent) -> Outcome:
     """Reads what an intent's status means for the story."""
+    if not _is_stripes(intent):
+        return NotKnown("unreadable_answer")
     match intent.status:
         case "succeeded":
             charge = intent.latest_charge
@@ -271,15 +323,27 @@ def outcome_of(intent: stripe.PaymentIntent) -> Outcome:
             if isinstance(charge, stripe.Charge) and isinstance(
                 charge.balance_transaction, stripe.BalanceTransaction
             ):
-                fee = charge.balance_transaction.fee
-            return Charged(intent.id, intent.amount, intent.amount_received, fee)
+                moved = charge.balance_transaction
+                # In another currency it is the settlement's to tell.
+                if moved.currency == intent.currency:
+                    fee = from_stripe(moved.fee, moved.currency)
+            return Charged(
+                intent.id,
+                from_stripe(intent.amount, intent.currency),
+                from_stripe(intent.amount_received, intent.currency),
+                fee,
+            )
         case "requires_capture":
-            return Charged(intent.id, intent.amount_capturable, 0)
+            return Charged(intent.id, from_stripe(intent.amount_capturable, intent.currency), 0)
         case "requires_action":
             redirect = getattr(intent.next_action, "redirect_to_url", None)
-            return ActionRequired(intent.id, _text(redirect, "url"))
+            return ActionRequired(
+                intent.id, NextAction(ActionKind.REDIRECT, _text(redirect, "url"))
+            )
         case "canceled":
             return Canceled(intent.id)
+        case "processing":
+            return Pending(intent.id, "processor_is_processing")
         case "requires_payment_method" | "requires_confirmation":
             error = intent.last_payment_error
             code = _text(error, "decline_code") or _text(error, "code")
@@ -289,7 +353,43 @@ def outcome_of(intent: stripe.PaymentIntent) -> Outcome:
             return NotKnown("processor_is_processing", intent.id)
 
 
+_DISPUTES = {
+    "needs_response": DisputeStatus.NEEDS_RESPONSE,
+    "warning_needs_response": DisputeStatus.NEEDS_RESPONSE,
+    "under_review": DisputeStatus.UNDER_REVIEW,
+    "warning_under_review": DisputeStatus.UNDER_REVIEW,
+    "won": DisputeStatus.WON,
+    "warning_closed": DisputeStatus.WON,
+    "prevented": DisputeStatus.WON,
+    "lost": DisputeStatus.LOST,
+}
+
+
+def _dispute_of(payment: Payment, made: stripe.Dispute, now: datetime) -> Dispute:
+    due = made.evidence_details.due_by if made.evidence_details else None
+    charged = sum(from_stripe(t.fee, t.currency) for t in made.balance_transactions or ())
+    return Dispute(
+        dispute_id=derive("dis", payment.cell, payment.payment_id, made.id),
+        processor_dispute_id=made.id,
+        amount_minor=from_stripe(made.amount, made.currency),
+        reason=made.reason,
+        # A status that is not known yet holds the money: nobody has won.
+        status=_DISPUTES.get(made.status, DisputeStatus.UNDER_REVIEW),
+        create_time=datetime.fromtimestamp(made.created, UTC),
+        update_time=now,
+        evidence_due_time=datetime.fromtimestamp(due, UTC) if due else None,
+        fee_minor=charged,
+    )
+
+
+def _is_stripes(item: object) -> bool:
+    """Tells an object of Stripe's from what a proxy may answer; the SDK takes any JSON for one."""
+    return bool(_text(item, "id") and _text(item, "status"))
+
+
 def _refund_outcome(made: stripe.Refund) -> RefundOutcome:
+    if not _is_stripes(made):
+        return RefundOutcome(RefundStatus.UNKNOWN)
     match made.status:
         case "succeeded":
             return RefundOutcome(RefundStatus.SUCCEEDED, made.id)

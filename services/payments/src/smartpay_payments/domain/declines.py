@@ -4,7 +4,8 @@ from __future__ import annotations
 
 # Codes of https://docs.stripe.com/declines/codes where the cause lies between processor and
 # issuer, so that another account may well succeed. Every other code speaks of the card or the
-# payer, and another try would only annoy them or look like fraud.
+# payer, and another try would only annoy them or look like fraud. The last three are Amazon Pay's
+# (https://developer.amazon.com/docs/amazon-pay-api-v2/charge.html), written as ours are.
 SOFT_CODES = frozenset(
     {
         "approve_with_id",
@@ -18,6 +19,9 @@ SOFT_CODES = frozenset(
         "service_not_allowed",
         "try_again_later",
         "transaction_not_allowed",
+        "processing_failure",
+        "soft_declined",
+        "transaction_timed_out",
     }
 )
 # https://docs.stripe.com/declines/codes#advice-codes: the issuer's own word wins over the code.

@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from typing import TYPE_CHECKING, TypeVar
 
 from smartpay_chassis.refusals import Kind, Refusal
+
+if TYPE_CHECKING:
+    # Its checker knows the fields.
+    from dataclasses import replace as replace
+else:
+    T = TypeVar("T")
+
+    def replace(thing: T, /, **changes: object) -> T:
+        """Answers a payment, or a part of one, with some fields changed.
+
+        As dataclasses.replace, which takes seven times as long for so many fields, and a payment
+        is changed a dozen times on its way. Only for records without slots.
+
+        Raises:
+            TypeError: there is no such field.
+        """
+        made = object.__new__(type(thing))
+        made.__dict__.update(thing.__dict__)
+        made.__dict__.update(changes)
+        if len(made.__dict__) != len(thing.__dict__):
+            raise TypeError(f"{type(thing).__name__} lacks a field of {sorted(changes)}")
+        return made
 
 
 class Status(StrEnum):
@@ -25,55 +48,23 @@ class Status(StrEnum):
     CANCELED = "CANCELED"
 
 
-# Which status may follow which. UNKNOWN leads wherever the truth turns out to be.
-NEXT: dict[Status, frozenset[Status]] = {
-    Status.PROCESSING: frozenset(
-        {
-            Status.REQUIRES_ACTION,
-            Status.UNKNOWN,
-            Status.REQUIRES_CAPTURE,
-            Status.SUCCEEDED,
-            Status.FAILED,
-            Status.CANCELED,
-        }
-    ),
-    Status.UNKNOWN: frozenset(
-        {
-            Status.PROCESSING,
-            Status.REQUIRES_ACTION,
-            Status.NEEDS_REVIEW,
-            Status.REQUIRES_CAPTURE,
-            Status.SUCCEEDED,
-            Status.FAILED,
-            Status.CANCELED,
-        }
-    ),
-    Status.REQUIRES_ACTION: frozenset(
-        {
-            Status.PROCESSING,
-            Status.UNKNOWN,
-            Status.REQUIRES_CAPTURE,
-            Status.SUCCEEDED,
-            Status.FAILED,
-            Status.CANCELED,
-        }
-    ),
-    Status.REQUIRES_CAPTURE: frozenset({Status.PROCESSING}),
-    Status.NEEDS_REVIEW: frozenset(),
-    Status.SUCCEEDED: frozenset(),
-    Status.FAILED: frozenset(),
-    Status.BLOCKED: frozenset(),
-    Status.CANCELED: frozenset(),
-    Status.REQUIRES_CONFIRMATION: frozenset(),
-    Status.IN_REVIEW: frozenset(),
-}
 # No money was taken or can be: the order id is free again.
 NOT_PAID = frozenset({Status.FAILED, Status.BLOCKED, Status.CANCELED})
 # The processor has yet to say how it ended.
 UNSETTLED = frozenset({Status.PROCESSING, Status.UNKNOWN})
 # REST answers 202: the payment is still on its way.
-OPEN = frozenset({*UNSETTLED, Status.REQUIRES_ACTION, Status.IN_REVIEW, Status.NEEDS_REVIEW})
-CANCELABLE = frozenset({Status.REQUIRES_CAPTURE, Status.REQUIRES_ACTION})
+OPEN = frozenset(
+    {
+        *UNSETTLED,
+        Status.REQUIRES_CONFIRMATION,
+        Status.REQUIRES_ACTION,
+        Status.IN_REVIEW,
+        Status.NEEDS_REVIEW,
+    }
+)
+# No processor was asked, or the last one said no: giving up needs nobody's word.
+UNSENT = frozenset({Status.REQUIRES_CONFIRMATION, Status.IN_REVIEW})
+CANCELABLE = frozenset({*UNSENT, Status.REQUIRES_CAPTURE, Status.REQUIRES_ACTION})
 
 
 class AttemptStatus(StrEnum):
@@ -96,6 +87,24 @@ class RefundStatus(StrEnum):
     FAILED = "FAILED"
     UNKNOWN = "UNKNOWN"
     NEEDS_REVIEW = "NEEDS_REVIEW"
+
+
+class ActionKind(StrEnum):
+    """How the payer acts; the names are the contract's."""
+
+    REDIRECT = "REDIRECT"
+    SOLANA_PAY = "SOLANA_PAY"
+    AMAZON_CHECKOUT = "AMAZON_CHECKOUT"
+    CHOOSE_RAIL = "CHOOSE_RAIL"
+
+
+class DisputeStatus(StrEnum):
+    """Where a dispute stands; the names are the contract's."""
+
+    NEEDS_RESPONSE = "NEEDS_RESPONSE"
+    UNDER_REVIEW = "UNDER_REVIEW"
+    WON = "WON"
+    LOST = "LOST"
 
 
 OPEN_REFUNDS = frozenset({RefundStatus.PENDING, RefundStatus.UNKNOWN})
@@ -121,6 +130,7 @@ class RefundReason(StrEnum):
     REQUESTED_BY_CUSTOMER = "REQUESTED_BY_CUSTOMER"
     DUPLICATE = "DUPLICATE"
     FRAUDULENT = "FRAUDULENT"
+    OVERPAYMENT = "OVERPAYMENT"
 
 
 class RewardMark(StrEnum):
@@ -165,6 +175,10 @@ class Order:
     decision_id: str = ""
     reward_wallet: str = ""
     metadata: dict[str, str] = field(default_factory=dict)
+    instrument_id: str = ""
+    """The saved instrument that the tokens are of; "" for tokens of the request itself."""
+    payers: dict[str, str] = field(default_factory=dict)
+    """The processors' own id of the customer by account, which saved tokens are charged with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +204,44 @@ class RouteAdvice:
 
 
 @dataclass(frozen=True, slots=True)
+class NextAction:
+    """What the payer must do."""
+
+    kind: ActionKind
+    url: str = ""
+    """Where to send the payer, or what to show them as a QR code (a solana: address)."""
+    processor_account_ids: tuple[str, ...] = ()
+    """Accounts of other rails that the payer may choose, for CHOOSE_RAIL."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """Money that a payer sent by themselves, final on its chain."""
+
+    transfer_id: str
+    """Unique on the rail: the transaction's signature and the instruction's index."""
+    minor_units: int
+    payer: str
+    """The address that sent it, which gets it back if need be."""
+
+
+@dataclass(frozen=True)  # without slots: see `replace`
+class Dispute:
+    """A payer's bank that claims captured money back."""
+
+    dispute_id: str
+    """Ours: dis_, the cell, 24 characters; derived from the payment and the processor's id."""
+    processor_dispute_id: str
+    amount_minor: int
+    reason: str
+    status: DisputeStatus
+    create_time: datetime
+    update_time: datetime
+    evidence_due_time: datetime | None = None
+    fee_minor: int = 0
+
+
+@dataclass(frozen=True)  # without slots: see `replace`
 class Attempt:
     """One try at one processor account; key and body are stored before the call."""
 
@@ -205,9 +257,11 @@ class Attempt:
     processor_payment_id: str = ""
     decline_code: str = ""
     soft_decline: bool = False
+    transfers: tuple[Transfer, ...] = ()
+    """What the payer sent, as far as it is booked; only on rails where the payer sends."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots: see `replace`
 class Refund:
     """Money given back through the account that charged it."""
 
@@ -223,6 +277,10 @@ class Refund:
     """How often recovery looked without finding out."""
     check_time: datetime | None = None
     """When recovery looks next; None when it is known how the refund ended."""
+    attempt_index: int = -1
+    """The attempt whose money is given back; -1 for the last one."""
+    transfer_id: str = ""
+    """The transfer that is given back, when it was more than asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +293,7 @@ class PendingCommand:
     start_time: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots: see `replace`
 class Payment:
     """One payment as stored; every change makes the next version and one event."""
 
@@ -255,18 +313,31 @@ class Payment:
     captured_minor: int = 0
     refunded_minor: int = 0
     disputed_minor: int = 0
+    fee_minor: int = 0
+    """What the processor keeps, as far as it has told."""
     attempts: tuple[Attempt, ...] = ()
+    confirm_later: bool = False
+    """True when it was created without being charged."""
+    late_until: datetime | None = None
+    """Until when transfers are looked for that nobody can stop; None on rails without them."""
     refunds: tuple[Refund, ...] = ()
-    action_url: str = ""
+    disputes: tuple[Dispute, ...] = ()
+    next_action: NextAction | None = None
     action_expire_time: datetime | None = None
     fraud: FraudOpinion | None = None
     route: RouteAdvice | None = None
     pending: PendingCommand | None = None
+    earns_reward: bool = True
+    """False when the merchant had rewards switched off as it was created."""
+    reward_vesting_seconds: int | None = None
+    """How long its reward waits after the capture; None leaves it to rewards."""
     reward_mark: RewardMark = RewardMark.NONE
     checks: int = 0
     """How often recovery looked without finding out."""
+    retry_time: datetime | None = None
+    """When recovery asks about the charge or command again; None when its outcome is known."""
     check_time: datetime | None = None
-    """When recovery looks next; None when nothing is open."""
+    """When recovery looks at the payment next, whatever for; None when nothing is open."""
     answered_version: int = 0
     """The version that first answered the merchant's request for good; 0 while open."""
 
@@ -281,46 +352,71 @@ class Payment:
         return self.attempts[-1]
 
     @property
+    def paid_attempt(self) -> Attempt:
+        """The attempt that took the money; raises StopIteration when there is none."""
+        return next(a for a in self.attempts if a.status is AttemptStatus.SUCCEEDED)
+
+    @property
     def refundable_minor(self) -> int:
-        """What may still be given back: captured less every refund that is not known to fail."""
+        """What may still be given back: captured less every refund that is not known to fail.
+
+        What disputes hold or took can't be given back a second time.
+        """
         claimed = sum(
-            r.amount.minor_units for r in self.refunds if r.status is not RefundStatus.FAILED
+            r.amount.minor_units
+            for r in self.refunds
+            if r.status is not RefundStatus.FAILED and r.reason is not RefundReason.OVERPAYMENT
         )
-        return self.captured_minor - claimed
+        return self.captured_minor - claimed - self.disputed_minor
+
+    @property
+    def overpaid_minor(self) -> int:
+        """What the payer sent beyond what was captured."""
+        sent = sum(t.minor_units for a in self.attempts for t in a.transfers)
+        kept = sum(
+            self.captured_minor
+            for a in self.attempts
+            if a.transfers and a.status is AttemptStatus.SUCCEEDED
+        )
+        return max(0, sent - kept)
+
+    @property
+    def in_doubt(self) -> bool:
+        """True while a processor may have done something we don't know of."""
+        return self.status in UNSETTLED or any(r.status in OPEN_REFUNDS for r in self.refunds)
 
     def refund_of(self, refund_id: str) -> Refund:
         """Finds one of the refunds; raises StopIteration when there is none."""
         return next(r for r in self.refunds if r.refund_id == refund_id)
 
-    def moved_to(self, status: Status, reason: str = "") -> Payment:
-        """Answers the payment in another status; raises ValueError when the step is illegal."""
-        if status is not self.status and status not in NEXT[self.status]:
-            raise ValueError(f"{self.payment_id}: {self.status} can't become {status}")
-        return replace(self, status=status, status_reason=reason)
-
     def with_attempt(self, attempt: Attempt) -> Payment:
         """Answers the payment with an attempt added or replaced by its index."""
-        others = tuple(a for a in self.attempts if a.attempt_index != attempt.attempt_index)
-        return replace(self, attempts=(*others, attempt))
+        if attempt.attempt_index == len(self.attempts):
+            return replace(self, attempts=(*self.attempts, attempt))
+        return replace(
+            self,
+            attempts=tuple(
+                attempt if a.attempt_index == attempt.attempt_index else a for a in self.attempts
+            ),
+        )
 
     def with_refund(self, refund: Refund) -> Payment:
-        """Answers the payment with a refund added or replaced by its id.
-
-        Amounts and the time of the next look follow: a payment with refunds is captured, so
-        nothing but refunds can be open.
-        """
+        """Answers the payment with a refund added or replaced by its id; amounts follow."""
         if any(r.refund_id == refund.refund_id for r in self.refunds):
             refunds = tuple(refund if r.refund_id == refund.refund_id else r for r in self.refunds)
         else:
             refunds = (*self.refunds, refund)
-        refunded = sum(r.amount.minor_units for r in refunds if r.status is RefundStatus.SUCCEEDED)
-        check_times = [r.check_time for r in refunds if r.check_time is not None]
-        return replace(
-            self,
-            refunds=refunds,
-            refunded_minor=refunded,
-            check_time=min(check_times, default=None),
+        refunded = sum(
+            r.amount.minor_units
+            for r in refunds
+            if r.status is RefundStatus.SUCCEEDED and r.reason is not RefundReason.OVERPAYMENT
         )
+        return replace(self, refunds=refunds, refunded_minor=refunded)
+
+    def with_disputes(self, disputes: tuple[Dispute, ...]) -> Payment:
+        """Answers the payment with its disputes as they stand; the amount follows."""
+        disputed = sum(d.amount_minor for d in disputes if d.status is not DisputeStatus.WON)
+        return replace(self, disputes=disputes, disputed_minor=disputed)
 
 
 def payment_not_found() -> Refusal:

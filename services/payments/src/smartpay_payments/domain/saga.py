@@ -8,38 +8,40 @@ is only a late second commit, and a timeout is never read as a failure.
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from itertools import accumulate
 from typing import Protocol
 
 from smartpay_chassis.refusals import Kind, Refusal, idempotency_key_reused
+from smartpay_payments.domain.audit import Witness
+from smartpay_payments.domain.commands import Commands
 from smartpay_payments.domain.eligibility import (
     MerchantTerms,
     blocking_reason,
     check_tokens,
     eligible_accounts,
+    holding_reason,
     no_eligible_account,
 )
-from smartpay_payments.domain.events import event_type
 from smartpay_payments.domain.idempotency import Claim
-from smartpay_payments.domain.ledger import LedgerEntry, postings
+from smartpay_payments.domain.outcomes import (
+    declined,
+    fenced,
+    with_outcome,
+    with_transfers,
+)
 from smartpay_payments.domain.payment import (
-    OPEN_REFUNDS,
+    UNSENT,
     UNSETTLED,
+    ActionKind,
     Attempt,
     AttemptStatus,
-    Command,
     FraudOpinion,
+    Initiator,
+    NextAction,
     Payment,
-    PendingCommand,
-    Refund,
-    RefundStatus,
-    RewardMark,
     RouteAdvice,
     Status,
+    replace,
 )
 from smartpay_payments.domain.processor import (
     ActionRequired,
@@ -48,10 +50,11 @@ from smartpay_payments.domain.processor import (
     Declined,
     NotKnown,
     NotTaken,
-    Outcome,
-    Processor,
-    RefundOutcome,
+    Pending,
 )
+from smartpay_payments.domain.silence import Silence
+from smartpay_payments.domain.transitions import Happening, apply
+from smartpay_payments.domain.versions import Versions, payment_changed
 
 
 class FraudAdvisor(Protocol):
@@ -78,90 +81,46 @@ class RouteAdvisor(Protocol):
         ...
 
 
-class Repository(Protocol):
-    """Stores payments. Each method is one atomic unit of at most 25 conditional writes."""
-
-    async def create(
-        self, payment: Payment, claim: Claim, entries: Sequence[LedgerEntry]
-    ) -> Payment | None:
-        """Stores a new payment with its claim, order id and event.
-
-        Answers None, or the payment already stored under this id; raises Refusal
-        ORDER_ALREADY_PAID when another payment holds the order id.
-        """
-        ...
-
-    async def save(
-        self, payment: Payment, entries: Sequence[LedgerEntry], claim: Claim | None = None
-    ) -> bool:
-        """Stores the next version of a payment with its event and ledger entries.
-
-        Answers False, storing nothing, when the stored version is not payment.version - 1.
-        """
-        ...
-
-    async def postpone(self, payment: Payment, until: datetime) -> None:
-        """Plans the next look without a new version; does nothing when the payment changed."""
-        ...
-
-    async def get(self, merchant_id: str, livemode: bool, payment_id: str) -> Payment | None:
-        """Reads one payment of one merchant."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How long recovery waits, and when it gives up asking."""
-
-    first_look_seconds: float = 30.0
-    """After the first commit: longer than any processor call, so nobody asks while one runs."""
-    schedule_seconds: tuple[float, ...] = (1, 5, 30, 120, 600, 3600)
-    """Pauses between looks at an unknown outcome; after the last a person decides.
-
-    Looks that come early, for instance after restarts, don't use it up.
-    """
-    action_seconds: float = 3600.0
-    """How long a payer may take for 3-D Secure."""
-    action_poll_seconds: float = 60.0
-    """How often a payment that waits for the payer is looked at."""
-
-
 class Saga:
     """Moves payments on. Holds no state of its own beside its ports.
 
     Args:
-        repository: the store.
-        processors: by name, for instance "stripe".
+        versions: stores what becomes of payments.
+        commands: finishes what merchants asked of a payment.
         fraud: asks fraud.
         router: asks the router.
-        clock: the time, aware.
-        patience: recovery's schedule.
+        silence: hears which accounts answer.
     """
 
     def __init__(
         self,
-        repository: Repository,
-        processors: Mapping[str, Processor],
+        versions: Versions,
+        commands: Commands,
         fraud: FraudAdvisor,
         router: RouteAdvisor,
-        clock: Callable[[], datetime],
-        patience: Patience,
+        silence: Silence,
     ) -> None:
-        self._repository = repository
-        self._processors = processors
+        self._versions = versions
+        self._commands = commands
         self._fraud = fraud
         self._router = router
-        self._clock = clock
-        self._patience = patience
+        self._silence = silence
+        self._processors = versions.processors
+        self._clock = versions.clock
+        self._patience = versions.patience
 
-    # ---- create ------------------------------------------------------------------------------
+    # ---- create, confirm, review -------------------------------------------------------------
 
-    async def create(self, draft: Payment, terms: MerchantTerms) -> Payment:
+    async def create(
+        self, draft: Payment, terms: MerchantTerms, witness: Witness | None = None
+    ) -> Payment:
         """Takes a new payment as far as it goes now.
 
         Args:
-            draft: the payment as asked for, in status PROCESSING, stored nowhere yet.
+            draft: the payment as asked for, in status PROCESSING, or REQUIRES_CONFIRMATION when
+                it is to be charged later; stored nowhere yet.
             terms: the merchant's rules.
+            witness: who asked for it.
 
         Raises:
             Refusal: the input can't be charged, or the id or order id is taken. Nothing stored.
@@ -169,43 +128,196 @@ class Saga:
         check_tokens(draft.order, terms)
         if not eligible_accounts(draft.order, terms, self._processors):
             raise no_eligible_account()
-        payment = replace(draft, fraud=await self._fraud.assess(draft))
-        blocked = blocking_reason(payment.fraud, terms)
-        if blocked:
-            payment = replace(
-                payment,
-                status=Status.BLOCKED,
-                status_reason=blocked,
-                answered_version=payment.version,
-            )
+        draft = replace(
+            draft,
+            earns_reward=terms.rewards_enabled,
+            reward_vesting_seconds=terms.reward_vesting_seconds,
+        )
+        if draft.status is Status.REQUIRES_CONFIRMATION:
+            payment = replace(draft, action_expire_time=self._in(self._patience.confirm_seconds))
         else:
-            # Only a payment that may be charged is routed: a block must use up no decision.
-            payment = replace(payment, route=await self._router.rank(payment))
-            account = self._next_account(payment, terms)
-            if not account:
-                raise no_eligible_account()
-            payment = self._with_next_attempt(payment, terms, account)
-        payment = replace(payment, event_type=event_type(None, payment))
+            payment = await self._judged(draft, terms)
         claim = Claim(payment.payment_id, payment.payment_id, payment.request_hash)
-        stored = await self._repository.create(payment, claim, postings(None, payment))
+        stored = await self._versions.create(payment, claim, witness)
         if stored is not None:
             # Another replica was faster with the same key.
             if stored.request_hash != payment.request_hash:
                 raise idempotency_key_reused()
             return stored
-        return payment if blocked else await self._charge(payment, terms, first_send=True)
+        if payment.status is not Status.PROCESSING:
+            return await self._versions.winner(payment)
+        return await self._charge(payment, terms, first_send=True)
 
-    def _next_account(self, payment: Payment, terms: MerchantTerms) -> str:
-        """Answers the best account that was not tried; "" when there is none."""
+    async def confirm(
+        self,
+        payment: Payment,
+        terms: MerchantTerms,
+        account: str = "",
+        witness: Witness | None = None,
+    ) -> Payment:
+        """Charges a payment that waited for its confirmation, or looks at what the payer did.
+
+        Args:
+            payment: as stored.
+            terms: the merchant's rules.
+            account: the account of the rail that the payer chose; "" leaves the choice.
+            witness: who asked for it.
+
+        Raises:
+            Refusal: the account can't charge the payment, or somebody else changed it.
+        """
+        if payment.pending is not None:
+            return payment
+        if payment.status is Status.REQUIRES_ACTION:
+            if account and account != payment.last_attempt.processor_account_id:
+                return await self._switch(payment, terms, account, witness)
+            return await self.look_again(payment)
+        if payment.status is not Status.REQUIRES_CONFIRMATION:
+            return payment
+        if payment.attempts:
+            changed = self._with_choice(payment, terms, account, Happening.CONFIRM)
+        else:
+            changed = await self._judged(payment, terms, account)
+        return await self._sent(payment, changed, terms, None, witness)
+
+    async def review(
+        self,
+        payment: Payment,
+        terms: MerchantTerms,
+        approve: bool,
+        claim: Claim,
+        witness: Witness | None = None,
+    ) -> Payment:
+        """Ends the hold of a payment that a person looked at: charges it, or blocks it.
+
+        Raises:
+            Refusal: somebody else changed the payment.
+        """
+        if approve:
+            changed = await self._routed(payment, terms, Happening.APPROVE)
+        else:
+            changed = apply(payment, Happening.BLOCK, "review_rejected")
+        return await self._sent(payment, changed, terms, claim, witness)
+
+    async def _sent(
+        self,
+        before: Payment,
+        changed: Payment,
+        terms: MerchantTerms,
+        claim: Claim | None,
+        witness: Witness | None,
+    ) -> Payment:
+        stored = await self._versions.store(before, changed, claim, witness)
+        if stored is None:
+            raise payment_changed()
+        if stored.status is not Status.PROCESSING:
+            return stored
+        return await self._charge(stored, terms, first_send=True)
+
+    async def _judged(self, payment: Payment, terms: MerchantTerms, account: str = "") -> Payment:
+        """Asks fraud, then the router; answers the payment ready to be stored and sent."""
+        payment = replace(payment, fraud=await self._fraud.assess(payment))
+        is_new = payment.status is Status.PROCESSING
+        if blocked := blocking_reason(payment.fraud, terms, payment.order.amount):
+            if is_new:
+                return replace(payment, status=Status.BLOCKED, status_reason=blocked)
+            return apply(payment, Happening.BLOCK, blocked)
+        if held := holding_reason(payment.fraud, terms):
+            if is_new:
+                payment = replace(payment, status=Status.IN_REVIEW, status_reason=held)
+            else:
+                payment = apply(payment, Happening.HOLD, held)
+            return replace(payment, action_expire_time=self._in(self._patience.review_seconds))
+        # Only a payment that may be charged is routed: a block must use up no decision.
+        return await self._routed(payment, terms, None if is_new else Happening.CONFIRM, account)
+
+    async def _routed(
+        self, payment: Payment, terms: MerchantTerms, why: Happening | None, account: str = ""
+    ) -> Payment:
+        if account:
+            return self._with_choice(payment, terms, account, why)
+        payment = replace(payment, route=await self._router.rank(payment))
+        following = self._next_account(payment, terms)
+        if not following:
+            raise no_eligible_account()
+        return self._with_next_attempt(payment, terms, following, why)
+
+    def _with_choice(
+        self, payment: Payment, terms: MerchantTerms, account: str, why: Happening | None
+    ) -> Payment:
+        action = payment.next_action
+        if action is not None and action.kind is ActionKind.CHOOSE_RAIL and not account:
+            raise rail_not_chosen()
+        if account not in self._open_accounts(payment, terms):
+            raise no_eligible_account("processor_account_id")
+        return self._with_next_attempt(payment, terms, account, why)
+
+    async def _switch(
+        self, payment: Payment, terms: MerchantTerms, account: str, witness: Witness | None
+    ) -> Payment:
+        """Fences the attempt the payer turned away from, and charges the account they chose."""
+        if account not in self._open_accounts(payment, terms):
+            raise no_eligible_account("processor_account_id")
+        attempt = payment.last_attempt
+        processor = self._processors[attempt.processor]
+        outcome = await processor.cancel(payment, attempt, f"{attempt.processor_key}-switch")
+        if isinstance(outcome, Declined):
+            # It can't be canceled, so something else is true: ask what.
+            outcome = await processor.look(payment, attempt)
+        if isinstance(outcome, ActionRequired | NotKnown | NotTaken):
+            return payment
+        if isinstance(outcome, Canceled):
+            superseded = payment.with_attempt(fenced(attempt, outcome, self._clock()))
+            changed = self._with_next_attempt(superseded, terms, account, Happening.CASCADED)
+            return await self._sent(payment, changed, terms, None, witness)
+        changed = with_outcome(payment, attempt, outcome, self._clock(), self._patience)
+        stored = await self._versions.store(payment, changed)
+        return stored or await self._versions.winner(payment)
+
+    # ---- accounts ----------------------------------------------------------------------------
+
+    def _open_accounts(self, payment: Payment, terms: MerchantTerms) -> list[str]:
+        """Answers the accounts that were not tried, best first."""
         eligible = eligible_accounts(payment.order, terms, self._processors)
         ranking = eligible if payment.route is None else payment.route.ranking
         tried = {a.processor_account_id for a in payment.attempts}
-        return next((a for a in ranking if a in eligible and a not in tried), "")
+        ranked = [a for a in ranking if a in eligible]
+        return [a for a in (*ranked, *(e for e in eligible if e not in ranked)) if a not in tried]
 
-    def _with_next_attempt(self, payment: Payment, terms: MerchantTerms, account: str) -> Payment:
+    def _next_account(self, payment: Payment, terms: MerchantTerms) -> str:
+        """Answers the account to try next; "" when there is none.
+
+        After the first attempt only accounts of its rail: a declined card never becomes a
+        wallet payment by itself.
+        """
+        accounts = self._open_accounts(payment, terms)
+        if not payment.attempts:
+            ranked = accounts if payment.route is None else payment.route.ranking
+            return next((a for a in accounts if a in ranked), "")
+        began = payment.attempts[0].start_time
+        attempts_max = terms.attempts_max or self._patience.cascade_attempts_max
+        seconds = terms.cascade_seconds or self._patience.cascade_seconds
+        in_time = self._clock() - began <= timedelta(seconds=seconds)
+        if len(payment.attempts) >= attempts_max or not in_time:
+            return ""
+        rail = payment.last_attempt.processor
+        return next((a for a in accounts if terms.processor_of(a) == rail), "")
+
+    def _other_rails(self, payment: Payment, terms: MerchantTerms) -> tuple[str, ...]:
+        """Answers the accounts of other rails that a payer who is there may choose."""
+        if payment.order.off_session or payment.order.initiator is Initiator.MERCHANT:
+            return ()
+        tried = {a.processor for a in payment.attempts}
+        return tuple(
+            a for a in self._open_accounts(payment, terms) if terms.processor_of(a) not in tried
+        )
+
+    def _with_next_attempt(
+        self, payment: Payment, terms: MerchantTerms, account: str, why: Happening | None
+    ) -> Payment:
         index = len(payment.attempts)
         now = self._clock()
-        processor = next(a.processor for a in terms.accounts if a.processor_account_id == account)
+        processor = terms.processor_of(account)
         attempt = Attempt(
             attempt_index=index,
             processor_account_id=account,
@@ -215,12 +327,11 @@ class Saga:
             status=AttemptStatus.STARTED,
             start_time=now,
         )
+        changed = payment.with_attempt(attempt)
+        if why is not None:
+            changed = apply(changed, why)
         return replace(
-            payment.with_attempt(attempt),
-            status=Status.PROCESSING,
-            status_reason="",
-            checks=0,
-            check_time=now + timedelta(seconds=self._patience.first_look_seconds),
+            changed, checks=0, retry_time=now + timedelta(seconds=self._patience.first_look_seconds)
         )
 
     # ---- go on from what is stored -----------------------------------------------------------
@@ -230,16 +341,26 @@ class Saga:
 
         When somebody else changed the payment meanwhile, theirs stands and is answered.
         """
+        before = payment
         if payment.pending is not None:
-            return await self._do_command(payment)
-        if payment.status is Status.REQUIRES_ACTION:
-            return await self.look_again(payment)
-        if payment.status in UNSETTLED:
-            return await self._charge(payment, terms, first_send=False)
-        refunds = [r for r in payment.refunds if r.check_time is not None]
-        return await self._do_refund(
-            payment, min(refunds, key=lambda r: r.check_time or r.create_time)
-        )
+            payment = await self._commands.finish(payment)
+        elif payment.status in UNSENT:
+            payment = await self._drop_expired(payment)
+        elif payment.status in {Status.REQUIRES_ACTION, Status.REQUIRES_CAPTURE}:
+            payment = await self.look_again(payment)
+        elif payment.status in UNSETTLED:
+            payment = await self._charge(payment, terms, first_send=False)
+        else:
+            payment = await self._commands.refresh(payment)
+        if payment.late_until is not None:
+            payment = await self._look_late(payment)
+        now = self._clock()
+        for refund in payment.refunds:
+            if refund.check_time is not None and refund.check_time <= now:
+                payment = await self._commands.finish_refund(payment, refund.refund_id)
+        if payment.version == before.version:
+            await self._versions.postpone(payment)
+        return payment
 
     async def _charge(self, payment: Payment, terms: MerchantTerms, *, first_send: bool) -> Payment:
         """Charges the last attempt, and the next account after each soft decline.
@@ -256,6 +377,8 @@ class Saga:
                 outcome = await processor.look(payment, attempt)
             else:
                 outcome = await processor.charge(payment, attempt)
+            answered = not isinstance(outcome, NotKnown | NotTaken)
+            self._silence.heard(attempt.processor_account_id, answered)
             if isinstance(outcome, NotTaken):
                 # Nobody charged only if nobody asked before; an earlier call may have charged.
                 outcome = (
@@ -263,21 +386,44 @@ class Saga:
                     if first_send
                     else NotKnown(outcome.why)
                 )
-            changed = self._with_outcome(payment, attempt, outcome)
-            soft = isinstance(outcome, Declined) and outcome.soft
-            following = self._next_account(payment, terms) if soft else ""
-            if following:
-                # The decline and the next intent are one commit: nothing lies between them.
-                changed = self._with_next_attempt(changed, terms, following)
-            stored = await self._store(payment, changed, fee_of(outcome))
+            now = self._clock()
+            following = ""
+            if isinstance(outcome, Declined):
+                refused = payment.with_attempt(declined(attempt, outcome, now))
+                following = self._next_account(refused, terms) if outcome.soft else ""
+                rails = self._other_rails(refused, terms)
+                if following:
+                    # The decline and the next intent are one commit: nothing lies between them.
+                    changed = self._with_next_attempt(refused, terms, following, Happening.CASCADED)
+                elif rails:
+                    offered = apply(refused, Happening.OFFERED, outcome.code)
+                    changed = replace(
+                        offered,
+                        next_action=NextAction(ActionKind.CHOOSE_RAIL, processor_account_ids=rails),
+                        action_expire_time=self._in(self._patience.confirm_seconds),
+                    )
+                else:
+                    changed = apply(refused, Happening.DECLINED, outcome.code)
+            elif (
+                isinstance(outcome, Pending)
+                and payment.status is Status.PROCESSING
+                and (attempt.processor_payment_id == outcome.processor_payment_id)
+            ):
+                # Still at work, as before: no news, no version.
+                waiting = with_outcome(payment, attempt, outcome, now, self._patience)
+                await self._versions.postpone(waiting)
+                return payment
+            else:
+                changed = with_outcome(payment, attempt, outcome, now, self._patience)
+            stored = await self._versions.store(payment, changed)
             if stored is None:
-                return await self._winner(payment)
+                return await self._versions.winner(payment)
             if not following:
                 return stored
             payment, first_send = stored, True
 
     async def look_again(self, payment: Payment) -> Payment:
-        """Asks the processor how a payment that waits for the payer stands; cancels a late one."""
+        """Asks how a payment stands that waits for the payer or its capture; cancels a late one."""
         attempt = payment.last_attempt
         processor = self._processors[attempt.processor]
         now = self._clock()
@@ -288,233 +434,67 @@ class Saga:
             if isinstance(outcome, Declined):
                 # The payer acted in this very moment.
                 outcome = await processor.look(payment, attempt)
-        if isinstance(outcome, ActionRequired | NotKnown | NotTaken):
-            pause = timedelta(seconds=self._patience.action_poll_seconds)
-            await self._repository.postpone(payment, now + pause)
+        if self._is_no_news(payment, attempt, outcome):
+            await self._versions.postpone(payment)
             return payment
-        changed = self._with_outcome(payment, attempt, outcome)
-        if isinstance(outcome, Canceled) and expired:
-            changed = replace(changed, status_reason="action_expired")
-        stored = await self._store(payment, changed, fee_of(outcome))
-        return stored or await self._winner(payment)
+        changed = with_outcome(payment, attempt, outcome, now, self._patience)
+        if isinstance(outcome, Canceled):
+            lapsed = payment.status is Status.REQUIRES_CAPTURE
+            why = "authorization_expired" if lapsed else "action_expired" if expired else ""
+            changed = replace(changed, status_reason=why)
+        stored = await self._versions.store(payment, changed)
+        return stored or await self._versions.winner(payment)
 
-    # ---- capture and cancel ------------------------------------------------------------------
-
-    async def command(
-        self, payment: Payment, command: Command, amount_minor: int, claim: Claim
-    ) -> Payment:
-        """Stores a capture or cancellation, then does it.
-
-        Raises:
-            Refusal: ABORTED when the payment changed meanwhile.
-        """
-        now = self._clock()
-        started = replace(
-            payment.moved_to(Status.PROCESSING, command.value.lower()),
-            pending=PendingCommand(command, amount_minor, claim.operation_id, now),
-            checks=0,
-            check_time=now + timedelta(seconds=self._patience.first_look_seconds),
-        )
-        stored = await self._store(payment, started, claim=claim)
-        if stored is None:
-            raise payment_changed()
-        return await self._do_command(stored)
-
-    async def _do_command(self, payment: Payment) -> Payment:
-        pending, attempt = payment.pending, payment.last_attempt
-        assert pending is not None  # both callers have looked
-        processor = self._processors[attempt.processor]
-        if pending.command is Command.CAPTURE:
-            outcome, goal = await processor.capture(payment, attempt, pending), Status.SUCCEEDED
-        else:
-            outcome = await processor.cancel(payment, attempt, pending.processor_key)
-            goal = Status.CANCELED
-        reason = ""
-        if isinstance(outcome, Declined):
-            # The processor refused the command, so something else is true: ask what.
-            reason = outcome.code
-            outcome = await processor.look(payment, attempt)
-        if isinstance(outcome, NotKnown | NotTaken):
-            changed = self._looked_in_vain(payment, outcome.why)
-        else:
-            changed = self._with_outcome(replace(payment, pending=None), attempt, outcome)
-            if reason and changed.status is not goal:
-                changed = replace(changed, status_reason=reason)
-        stored = await self._store(payment, changed, fee_of(outcome))
-        return stored or await self._winner(payment)
-
-    # ---- refunds -----------------------------------------------------------------------------
-
-    async def refund(self, payment: Payment, refund: Refund, claim: Claim) -> Payment | None:
-        """Stores a refund, then does it. Answers None when the payment changed meanwhile."""
-        first_look = self._clock() + timedelta(seconds=self._patience.first_look_seconds)
-        started = payment.with_refund(replace(refund, check_time=first_look))
-        stored = await self._store(payment, started, claim=claim)
-        if stored is None:
-            return None
-        return await self._do_refund(stored, stored.refund_of(refund.refund_id))
-
-    async def _do_refund(self, payment: Payment, refund: Refund) -> Payment:
-        attempt = payment.last_attempt
-        outcome = await self._processors[attempt.processor].refund(payment, attempt, refund)
-        while True:
-            current = payment.refund_of(refund.refund_id)
-            if current.status not in OPEN_REFUNDS:
-                return payment
-            changed = payment.with_refund(self._refund_after(current, outcome))
-            stored = await self._store(payment, changed)
-            if stored is not None:
-                return stored
-            # Another refund of the same payment was stored meanwhile: apply to the new version.
-            payment = await self._winner(payment)
-
-    def _refund_after(self, refund: Refund, outcome: RefundOutcome) -> Refund:
-        now = self._clock()
-        changed = replace(
-            refund,
-            status=outcome.status,
-            processor_refund_id=outcome.processor_refund_id or refund.processor_refund_id,
-            failure_code=outcome.failure_code,
-            update_time=now,
-            check_time=None,
-        )
-        if outcome.status not in OPEN_REFUNDS:
-            return changed
-        pause = self._pause(refund.checks, refund.create_time)
-        if pause is None and outcome.status is RefundStatus.UNKNOWN:
-            return replace(changed, status=RefundStatus.NEEDS_REVIEW)
-        if pause is None:
-            # Pending is no riddle: a bank may take days.
-            pause = timedelta(seconds=self._patience.schedule_seconds[-1])
-        return replace(changed, checks=refund.checks + 1, check_time=now + pause)
-
-    # ---- outcomes ----------------------------------------------------------------------------
-
-    def _with_outcome(self, payment: Payment, attempt: Attempt, outcome: Outcome) -> Payment:
-        now = self._clock()
-        settled = replace(
-            payment, checks=0, check_time=None, action_url="", action_expire_time=None
-        )
+    @staticmethod
+    def _is_no_news(payment: Payment, attempt: Attempt, outcome: object) -> bool:
         match outcome:
-            case Charged():
-                ended = replace(
-                    attempt,
-                    status=AttemptStatus.SUCCEEDED,
-                    processor_payment_id=outcome.processor_payment_id,
-                    end_time=now,
-                )
-                captured = outcome.captured_minor
-                settled = replace(
-                    settled.with_attempt(ended),
-                    authorized_minor=max(outcome.authorized_minor, settled.authorized_minor),
-                    captured_minor=captured,
-                    reward_mark=RewardMark.RECEIPT if captured else RewardMark.NONE,
-                )
-                return settled.moved_to(Status.SUCCEEDED if captured else Status.REQUIRES_CAPTURE)
+            case NotKnown() | NotTaken():
+                return True
             case ActionRequired():
-                waiting = replace(
-                    attempt,
-                    status=AttemptStatus.REQUIRES_ACTION,
-                    processor_payment_id=outcome.processor_payment_id,
+                return outcome.action == payment.next_action and set(outcome.transfers) <= set(
+                    attempt.transfers
                 )
-                return replace(
-                    settled.with_attempt(waiting).moved_to(Status.REQUIRES_ACTION),
-                    action_url=outcome.url,
-                    action_expire_time=now + timedelta(seconds=self._patience.action_seconds),
-                    check_time=now + timedelta(seconds=self._patience.action_poll_seconds),
-                )
-            case Declined():
-                ended = replace(
-                    attempt,
-                    status=AttemptStatus.DECLINED,
-                    decline_code=outcome.code,
-                    soft_decline=outcome.soft,
-                    processor_payment_id=outcome.processor_payment_id
-                    or attempt.processor_payment_id,
-                    end_time=now,
-                )
-                return settled.with_attempt(ended).moved_to(Status.FAILED, outcome.code)
-            case Canceled():
-                ended = replace(
-                    attempt,
-                    status=AttemptStatus.CANCELED,
-                    processor_payment_id=outcome.processor_payment_id,
-                    end_time=now,
-                )
-                return settled.with_attempt(ended).moved_to(Status.CANCELED)
-            case NotKnown():
-                unknown = replace(
-                    attempt,
-                    status=AttemptStatus.UNKNOWN,
-                    processor_payment_id=outcome.processor_payment_id
-                    or attempt.processor_payment_id,
-                )
-                return self._looked_in_vain(payment.with_attempt(unknown), outcome.why)
-            case NotTaken():
-                return self._looked_in_vain(payment, outcome.why)
+            case Charged():
+                return not outcome.captured_minor and payment.status is Status.REQUIRES_CAPTURE
+            case Declined() | Pending():
+                # An authorization is what the last call left; only these two can't follow it.
+                return payment.status is Status.REQUIRES_CAPTURE
+        return False
 
-    def _looked_in_vain(self, payment: Payment, why: str) -> Payment:
-        pending = payment.pending
-        since = payment.last_attempt.start_time if pending is None else pending.start_time
-        pause = self._pause(payment.checks, since)
-        unknown = payment.moved_to(Status.UNKNOWN, why)
-        if pause is None:
-            return replace(unknown.moved_to(Status.NEEDS_REVIEW, why), check_time=None)
-        return replace(unknown, checks=payment.checks + 1, check_time=self._clock() + pause)
+    async def _drop_expired(self, payment: Payment) -> Payment:
+        expires = payment.action_expire_time
+        if expires is None or self._clock() < expires:
+            return payment
+        reasons = {Status.IN_REVIEW: "review_expired"}
+        reason = reasons.get(payment.status, "confirmation_expired")
+        changed = apply(payment, Happening.DROPPED, reason)
+        stored = await self._versions.store(payment, changed)
+        return stored or await self._versions.winner(payment)
 
-    def _pause(self, checks: int, since: datetime) -> timedelta | None:
-        """Answers how long to wait after one more look in vain; None when a person must decide.
+    async def _look_late(self, payment: Payment) -> Payment:
+        """Books transfers that came after an attempt had ended; what is too much goes back."""
+        changed = payment
+        for attempt in payment.attempts:
+            rail = self._versions.transfer_rails.get(attempt.processor)
+            if rail is None or attempt.end_time is None:
+                continue
+            transfers = await rail.transfers(payment, attempt)
+            if transfers:
+                changed = with_transfers(changed, attempt, transfers)
+        if changed == payment:
+            return payment
+        return await self._versions.store(payment, changed) or await self._versions.winner(payment)
 
-        Every restart looks at all that is open at once. So looks count only as far as time has
-        passed too, or a service that is restarted often would give up within seconds.
-        """
-        schedule = self._patience.schedule_seconds
-        offsets = list(accumulate(schedule))
-        age = (self._clock() - since).total_seconds()
-        if checks >= len(schedule) and age >= offsets[-1]:
-            return None
-        return timedelta(
-            seconds=schedule[min(checks, bisect_right(offsets, age), len(schedule) - 1)]
-        )
-
-    # ---- versions ----------------------------------------------------------------------------
-
-    async def _store(
-        self, before: Payment, after: Payment, fee_minor: int = 0, claim: Claim | None = None
-    ) -> Payment | None:
-        """Stores the next version; answers None when somebody else stored theirs first."""
-        version = before.version + 1
-        answered = before.answered_version
-        if not answered and after.status not in UNSETTLED:
-            answered = version
-        after = replace(
-            after,
-            version=version,
-            answered_version=answered,
-            update_time=self._clock(),
-            event_type=event_type(before, after),
-        )
-        saved = await self._repository.save(after, postings(before, after, fee_minor), claim)
-        return after if saved else None
-
-    async def _winner(self, loser: Payment) -> Payment:
-        """Reads what somebody else stored; theirs is the truth."""
-        fresh = await self._repository.get(loser.merchant_id, loser.livemode, loser.payment_id)
-        assert fresh is not None  # payments are never deleted
-        return fresh
+    def _in(self, seconds: float) -> datetime:
+        return self._clock() + timedelta(seconds=seconds)
 
 
-def fee_of(outcome: Outcome) -> int:
-    """What the processor keeps, as far as it said so."""
-    return outcome.fee_minor if isinstance(outcome, Charged) else 0
-
-
-def payment_changed() -> Refusal:
-    """Refuses a command that lost a race against another one."""
+def rail_not_chosen() -> Refusal:
+    """Refuses to choose a rail in the payer's place."""
     return Refusal(
-        Kind.ABORTED,
-        "PAYMENT_CHANGED",
-        "Somebody changed the payment at the same time.",
-        remedy="Read the payment and decide again.",
-        field="payment_id",
+        Kind.FAILED_PRECONDITION,
+        "RAIL_NOT_CHOSEN",
+        "The payment was declined on one rail, and nobody chose another.",
+        remedy="Send one of next_action.choose_rail's accounts, as the payer chose it.",
+        field="processor_account_id",
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import grpc
@@ -132,11 +132,18 @@ def _earning(event: payment_pb2.PaymentEvent) -> SettledPayment | None:
     mark = _MARKS.get(event.reward_mark)
     if mark is None:
         return None
-    return _settled(event.payment, event.time, mark, event.sequence)
+    vesting = None
+    if event.HasField("reward_vesting_seconds"):
+        vesting = timedelta(seconds=event.reward_vesting_seconds)
+    return _settled(event.payment, event.time, mark, event.sequence, vesting)
 
 
 def _settled(
-    payment: payment_pb2.Payment, told_time: Timestamp, mark: Mark | None, sequence: int
+    payment: payment_pb2.Payment,
+    told_time: Timestamp,
+    mark: Mark | None,
+    sequence: int,
+    vesting: timedelta | None = None,
 ) -> SettledPayment | None:
     captured = payment.captured_amount
     if payment.status != payment_pb2.Payment.STATUS_SUCCEEDED or captured.minor_units <= 0:
@@ -158,11 +165,14 @@ def _settled(
             Refunded(_time(refund.create_time), refund.amount.minor_units)
             for refund in payment.refunds
             if refund.status != payment_pb2.Refund.STATUS_FAILED
+            # What was sent too much was never taken, and lessens nothing.
+            and refund.reason != payment_pb2.Refund.REASON_OVERPAYMENT
         ),
         settle_time=_time(times[-1] if automatic and times else told_time),
         wallet=payment.reward_wallet,
         mark=mark,
         sequence=sequence,
+        vesting=vesting,
     )
 
 

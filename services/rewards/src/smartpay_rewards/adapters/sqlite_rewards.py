@@ -6,7 +6,7 @@ import json
 import sqlite3
 from collections.abc import Callable
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from smartpay_chassis.refusals import idempotency_key_reused
@@ -216,6 +216,7 @@ def _payment_text(payment: SettledPayment) -> str:
             "wallet": payment.wallet,
             "mark": payment.mark.value if payment.mark else None,
             "sequence": payment.sequence,
+            "vesting_seconds": None if payment.vesting is None else payment.vesting.total_seconds(),
         }
     )
 
@@ -233,7 +234,12 @@ def _payment(key: RewardKey, text: str) -> SettledPayment:
         wallet=said["wallet"],
         mark=Mark(said["mark"]) if said["mark"] else None,
         sequence=said["sequence"],
+        vesting=_vesting(said.get("vesting_seconds")),
     )
+
+
+def _vesting(seconds: float | None) -> timedelta | None:
+    return None if seconds is None else timedelta(seconds=seconds)
 
 
 def _row(reward: Reward) -> tuple[object, ...]:

@@ -56,6 +56,7 @@ class SettledPayment:
         wallet: the payment's own wallet, "" for the default.
         mark: None when the payment was looked up, because only its event tells the mark.
         sequence: of the event; 0 when the payment was looked up.
+        vesting: as its merchant has it; None for that of this deployment.
     """
 
     merchant_id: str
@@ -68,6 +69,7 @@ class SettledPayment:
     wallet: str
     mark: Mark | None
     sequence: int
+    vesting: timedelta | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,8 @@ class Terms:
 
     def quote(self, payment: SettledPayment) -> Quote:
         """Compute the reward; the same payment and terms always give the same answer."""
-        due_time = payment.settle_time + self.vesting
+        vesting = self.vesting if payment.vesting is None else payment.vesting
+        due_time = payment.settle_time + vesting
         refunded = sum(each.minor_units for each in payment.refunds if each.time < due_time)
         net_minor_units = payment.captured_minor_units - refunded
         rate = self.usd_rates.get(payment.currency_code)

@@ -1,4 +1,4 @@
-"""The payments' events as a source of outcomes: each finished attempt of a routed payment."""
+"""The payments' events: outcomes of routed payments, and the accounts that merchants add."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from typing import Protocol
 
 import structlog
 
+from smartpay.payments.v1.merchants_pb2 import MerchantEvent
 from smartpay.payments.v1.payment_pb2 import Attempt, PaymentEvent
 from smartpay.payments.v1.payments_pb2 import WatchRequest, WatchResponse
+from smartpay.type.v1.instrument_pb2 import Processor
 from smartpay_chassis.event_log import follow
+from smartpay_router.domain.accounts import AddedAccount, AddedAccounts, AddedFee, Directory
 from smartpay_router.domain.context import Context
 from smartpay_router.domain.outcome import Learner, Outcome, Sample
 
@@ -31,6 +34,10 @@ class EventStore(Protocol):
         """Logs one event's outcomes and the cursor behind it; answers how many were new."""
         ...
 
+    async def learn_accounts(self, told: AddedAccounts, cursor: str) -> None:
+        """Stores what a merchant's change told, if it is news, and the cursor behind it."""
+        ...
+
     async def cursor(self) -> str:
         """Answers where to go on; "" at the first start."""
         ...
@@ -43,6 +50,7 @@ class PaymentEvents:
         watch: the Watch method of the payments' stub.
         store: where outcomes and cursor are kept.
         learner: teaches the policy what the log gained.
+        directory: hears of the accounts that merchants add.
     """
 
     def __init__(
@@ -50,10 +58,12 @@ class PaymentEvents:
         watch: Callable[[WatchRequest], AsyncIterable[WatchResponse]],
         store: EventStore,
         learner: Learner,
+        directory: Directory,
     ) -> None:
         self._watch = watch
         self._store = store
         self._learner = learner
+        self._directory = directory
 
     async def follow(self) -> None:
         """Reads events until cancelled, across restarts of either side."""
@@ -64,9 +74,35 @@ class PaymentEvents:
 
     async def apply(self, step: WatchResponse) -> None:
         """Takes in one step of the stream: stores it, then learns from it."""
+        if step.HasField("merchant_event"):
+            told = accounts_of(step.merchant_event)
+            await self._store.learn_accounts(told, step.cursor)
+            self._directory.learn(told)
+            return
         samples = samples_of(step.event) if step.HasField("event") else ()
         if await self._store.take_in(samples, step.cursor):
             await self._learner.catch_up()
+
+
+def accounts_of(event: MerchantEvent) -> AddedAccounts:
+    """Reads the accounts out of a merchant's change; each tells all of them."""
+    return AddedAccounts(
+        merchant_id=event.merchant_id,
+        livemode=event.livemode,
+        sequence=event.sequence,
+        accounts=tuple(
+            AddedAccount(
+                processor_account_id=account.processor_account_id,
+                processor=Processor.Name(account.processor).removeprefix("PROCESSOR_").lower(),
+                fees={
+                    fee.currency_code: AddedFee(fee.basis_points, fee.fixed_minor_units)
+                    for fee in account.fees
+                },
+                enabled=account.enabled,
+            )
+            for account in event.processor_accounts
+        ),
+    )
 
 
 def samples_of(event: PaymentEvent) -> Sequence[Sample]:

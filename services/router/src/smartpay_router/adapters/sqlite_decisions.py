@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from smartpay_chassis.refusals import Kind, Refusal, idempotency_key_reused
 from smartpay_chassis.sqlite import SqliteStore
+from smartpay_router.domain.accounts import AddedAccount, AddedAccounts, AddedFee
 from smartpay_router.domain.charge import Charge
 from smartpay_router.domain.context import Context
 from smartpay_router.domain.decision import (
@@ -57,6 +59,15 @@ MIGRATIONS = (
     CREATE TABLE event_cursor (
         only_row INTEGER PRIMARY KEY CHECK (only_row = 1),
         cursor TEXT NOT NULL
+    ) STRICT
+    """,
+    """
+    CREATE TABLE added_accounts (
+        merchant_id TEXT NOT NULL,
+        livemode INTEGER NOT NULL,
+        sequence INTEGER NOT NULL,
+        accounts TEXT NOT NULL,
+        PRIMARY KEY (merchant_id, livemode)
     ) STRICT
     """,
 )
@@ -190,6 +201,41 @@ class SqliteDecisions:
 
         return await self._store.write(work)
 
+    async def learn_accounts(self, told: AddedAccounts, cursor: str) -> None:
+        """Stores what a merchant's change told, if it is news, and the cursor behind it."""
+
+        def work(db: sqlite3.Connection) -> None:
+            db.execute("INSERT OR REPLACE INTO event_cursor VALUES (1, ?)", (cursor,))
+            db.execute(
+                "INSERT INTO added_accounts VALUES (?, ?, ?, ?)"
+                " ON CONFLICT DO UPDATE SET sequence = excluded.sequence,"
+                " accounts = excluded.accounts WHERE excluded.sequence > sequence",
+                (
+                    told.merchant_id,
+                    told.livemode,
+                    told.sequence,
+                    json.dumps([asdict(account) for account in told.accounts]),
+                ),
+            )
+
+        await self._store.write(work)
+
+    async def added_accounts(self) -> list[AddedAccounts]:
+        """Reads the accounts that merchants have added."""
+
+        def query(db: sqlite3.Connection) -> list[AddedAccounts]:
+            return [
+                AddedAccounts(
+                    row["merchant_id"],
+                    bool(row["livemode"]),
+                    row["sequence"],
+                    tuple(_added(account) for account in json.loads(row["accounts"])),
+                )
+                for row in db.execute("SELECT * FROM added_accounts")
+            ]
+
+        return await self._store.read(query)
+
     async def cursor(self) -> str:
         """Answers where to go on reading the payments' events; "" at the first start."""
 
@@ -257,6 +303,11 @@ def _append(db: sqlite3.Connection, sample: Sample) -> bool:
         ),
     )
     return cursor.rowcount == 1
+
+
+def _added(account: dict[str, Any]) -> AddedAccount:
+    fees = {currency: AddedFee(**fee) for currency, fee in account["fees"].items()}
+    return AddedAccount(**{**account, "fees": fees})
 
 
 def _sample(row: sqlite3.Row) -> Sample:

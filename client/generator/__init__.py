@@ -1,0 +1,1 @@
+"""Writes the client's generated modules; client/generate.py runs it."""

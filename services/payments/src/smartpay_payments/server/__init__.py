@@ -1,0 +1,1 @@
+"""Speaks the contract: one file per gRPC service of the package."""

@@ -1,0 +1,356 @@
+"""Reviews, resolutions, refunds and disputes as callers reach them."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import grpc
+import pytest
+
+from services.payments.tests.conftest import SECOND
+from smartpay.payments.v1 import (
+    disputes_pb2,
+    payment_pb2,
+    payments_pb2,
+    refunds_pb2,
+)
+from smartpay.type.v1 import money_pb2
+from smartpay_chassis.ids import derive
+from smartpay_chassis.testing import OTHER_MERCHANT, as_merchant, error_info
+from smartpay_payments.adapters.sqlite_audit import SqliteAudit
+from smartpay_payments.domain.instruments import Chargeable
+from smartpay_payments.domain.payment import (
+    CaptureMethod,
+    Dispute,
+    DisputeStatus,
+    FraudOpinion,
+    Payment,
+    RefundStatus,
+    Status,
+)
+from smartpay_payments.domain.processor import Standing
+
+P = payment_pb2.Payment
+Review = payments_pb2.ReviewPaymentRequest
+Resolve = payments_pb2.ResolvePaymentRequest
+
+
+async def refusal_of(call: Any) -> tuple[grpc.StatusCode, str]:
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await call
+    return raised.value.code(), error_info(raised.value)["reason"]
+
+
+# ---- confirm, review, resolve ----------------------------------------------------------------
+
+
+async def test_a_payment_confirmed_later_is_charged_where_the_payer_says(house: Any) -> None:
+    call = house.pay(confirm_later=True)
+    payment = (await call).payment
+    assert payment.status == P.STATUS_REQUIRES_CONFIRMATION
+    assert dict(await call.initial_metadata())["x-http-status"] == "202"
+    request = payments_pb2.ConfirmPaymentRequest(
+        payment_id=payment.payment_id, processor_account_id=SECOND
+    )
+    paid = (await house.stub.ConfirmPayment(request, metadata=as_merchant())).payment
+    assert (paid.status, paid.attempts[0].processor_account_id) == (P.STATUS_SUCCEEDED, SECOND)
+
+
+async def held(house: Any) -> Payment:
+    story = house.story
+    story.advisor.opinion = FraudOpinion("REVIEW", 0.5, "new_device", b"")
+    terms = replace(story.terms, holds_what_needs_review=True)
+    found: Payment = await story.saga.create(story.draft(), terms)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("verdict", "status"),
+    [
+        (Review.VERDICT_APPROVE, P.STATUS_SUCCEEDED),
+        (Review.VERDICT_REJECT, P.STATUS_BLOCKED),
+    ],
+)
+async def test_a_review_ends_the_hold_once(house: Any, verdict: Any, status: Any) -> None:
+    payment = await held(house)
+    request = Review(payment_id=payment.payment_id, verdict=verdict)
+
+    def review(key: str) -> Any:
+        return house.stub.ReviewPayment(request, metadata=as_merchant(idempotency_key=key))
+
+    ended = (await review("k1")).payment
+    assert ended.status == status
+    repeated = review("k1")
+    assert (await repeated).payment == ended
+    assert dict(await repeated.initial_metadata())["idempotent-replayed"] == "true"
+    assert await refusal_of(review("k2")) == (
+        grpc.StatusCode.FAILED_PRECONDITION,
+        "STATUS_FORBIDS",
+    )
+
+
+async def test_only_a_payment_that_needs_review_can_be_resolved(house: Any) -> None:
+    payment = (await house.pay()).payment
+    request = Resolve(
+        payment_id=payment.payment_id, outcome=Resolve.OUTCOME_NOT_CHARGED, evidence="ticket 7"
+    )
+    call = house.stub.ResolvePayment(request, metadata=as_merchant(idempotency_key="k"))
+    assert (await refusal_of(call))[1] == "STATUS_FORBIDS"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"outcome": Resolve.OUTCOME_CHARGED, "evidence": "ticket"},
+        {"outcome": Resolve.OUTCOME_NOT_CHARGED},
+        {"evidence": "ticket"},
+    ],
+    ids=["no charge named", "no evidence", "no outcome"],
+)
+async def test_a_resolution_without_its_grounds_is_refused(
+    house: Any, changes: dict[str, Any]
+) -> None:
+    payment = (await house.pay()).payment
+    request = Resolve(payment_id=payment.payment_id, **changes)
+    call = house.stub.ResolvePayment(request, metadata=as_merchant(idempotency_key="k"))
+    assert await refusal_of(call) == (grpc.StatusCode.INVALID_ARGUMENT, "FIELD_INVALID")
+
+
+async def test_a_resolved_payment_succeeds_with_the_charge_that_was_found(house: Any) -> None:
+    story = house.story
+    story.processor.script = ["lost_after"] * 40
+    payment = await story.create()
+    await story.recover()
+    story.processor.script = []
+    (intent,) = story.processor.intents.values()
+    request = Resolve(
+        payment_id=payment.payment_id,
+        outcome=Resolve.OUTCOME_CHARGED,
+        evidence="statement of June",
+        processor_payment_id=intent.intent_id,
+        captured_amount=money_pb2.Money(minor_units=1999, currency_code="USD"),
+    )
+    call = house.stub.ResolvePayment(request, metadata=as_merchant(idempotency_key="k"))
+    assert (await call).payment.status == P.STATUS_SUCCEEDED
+
+
+async def test_the_audit_trail_tells_who_resolved_what_by_which_evidence(house: Any) -> None:
+    story = house.story
+    paid = (await house.pay()).payment
+    story.processor.script = ["lost_before"] * 40
+    payment = await story.create("stuck")
+    await story.recover()
+    request = Resolve(
+        payment_id=payment.payment_id,
+        outcome=Resolve.OUTCOME_NOT_CHARGED,
+        evidence="ticket 4711",
+    )
+    await house.stub.ResolvePayment(request, metadata=as_merchant(idempotency_key="k"))
+    audit = SqliteAudit(story.store)
+    records, _ = await audit.page(payment.merchant_id, False, "", 10)
+    resolved, created = records
+    assert (created.action, created.subject_id) == (
+        "PaymentsService.CreatePayment",
+        paid.payment_id,
+    )
+    assert (resolved.action, resolved.actor) == ("PaymentsService.ResolvePayment", created.actor)
+    changes = {c.field: (c.before, c.after) for c in resolved.changes}
+    assert changes["status"] == ("NEEDS_REVIEW", "FAILED")
+    assert changes["note"] == ("", "ticket 4711")
+
+
+async def test_a_rule_of_the_whole_request_names_the_field_to_change(house: Any) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await house.pay(instrument=None)
+    assert error_info(raised.value)["field"] == "instrument"
+
+
+class Vault:
+    """One saved instrument, and what it was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, bool]] = []
+
+    async def chargeable(
+        self, merchant_id: str, livemode: bool, instrument_id: str, *, payer_is_away: bool
+    ) -> Chargeable:
+        self.asked.append((instrument_id, payer_is_away))
+        return Chargeable({SECOND: "pm_saved"}, {SECOND: "cus_1"}, "print", "customer-7")
+
+
+async def test_a_saved_instrument_is_charged_for_its_customer(house: Any) -> None:
+    vault = Vault()
+    house.servicer._saved = vault
+    saved = derive("ins", "d1", "saved")
+    payment = (await house.pay(instrument=None, instrument_id=saved, off_session=True)).payment
+    assert (payment.status, payment.instrument_id) == (P.STATUS_SUCCEEDED, saved)
+    assert [t.token for t in payment.instrument.tokens] == ["pm_saved"]
+    assert payment.customer_id == "customer-7"
+    assert vault.asked == [(saved, True)]
+    both = house.pay("both", instrument_id=saved)
+    assert await refusal_of(both) == (grpc.StatusCode.INVALID_ARGUMENT, "FIELD_INVALID")
+
+
+async def test_the_merchant_s_settings_decide_the_capture_when_they_are_asked_to(
+    house: Any,
+) -> None:
+    default = payment_pb2.CAPTURE_METHOD_MERCHANT_DEFAULT
+    payment = (await house.pay(capture_method=default)).payment
+    assert payment.capture_method == payment_pb2.CAPTURE_METHOD_AUTOMATIC
+    terms = replace(house.story.terms, capture_method=CaptureMethod.MANUAL)
+    house.servicer._terms = lambda _: terms
+    held = (await house.pay("second", capture_method=default)).payment
+    assert (held.status, held.capture_method) == (
+        P.STATUS_REQUIRES_CAPTURE,
+        payment_pb2.CAPTURE_METHOD_MANUAL,
+    )
+
+
+# ---- refunds ---------------------------------------------------------------------------------
+
+
+async def test_refunds_are_found_by_their_own_ids_and_in_pages(house: Any) -> None:
+    payment = (await house.pay()).payment
+    other = (await house.pay("other")).payment
+    made = [(await house.refund(payment.payment_id, 100, f"r{n}")).refund for n in range(5)]
+    await house.refund(other.payment_id, 100, "elsewhere")
+    one = await house.refunds.GetRefund(
+        refunds_pb2.GetRefundRequest(refund_id=made[2].refund_id), metadata=as_merchant()
+    )
+    assert one.refund == made[2]
+
+    listed, token = [], ""
+    while True:
+        page = await house.refunds.ListRefunds(
+            refunds_pb2.ListRefundsRequest(
+                page_size=2, page_token=token, payment_id=payment.payment_id
+            ),
+            metadata=as_merchant(),
+        )
+        listed += page.refunds
+        token = page.next_page_token
+        if not token:
+            break
+    assert listed == made[::-1]
+    everything = await house.refunds.ListRefunds(
+        refunds_pb2.ListRefundsRequest(), metadata=as_merchant()
+    )
+    assert len(everything.refunds) == 6
+
+
+async def test_another_merchant_s_refund_reads_like_none(house: Any) -> None:
+    payment = (await house.pay()).payment
+    refund = (await house.refund(payment.payment_id)).refund
+    theirs = as_merchant(OTHER_MERCHANT)
+    for refund_id in (refund.refund_id, derive("ref", "d1", "nobody's")):
+        call = house.refunds.GetRefund(
+            refunds_pb2.GetRefundRequest(refund_id=refund_id), metadata=theirs
+        )
+        assert await refusal_of(call) == (grpc.StatusCode.NOT_FOUND, "REFUND_NOT_FOUND")
+    listed = await house.refunds.ListRefunds(refunds_pb2.ListRefundsRequest(), metadata=theirs)
+    assert not listed.refunds
+
+
+async def test_64_refunds_at_once_never_exceed_what_was_captured(house: Any) -> None:
+    payment = (await house.pay()).payment
+
+    async def refund(number: int) -> int:
+        try:
+            made = (await house.refund(payment.payment_id, 100, f"r{number}")).refund
+        except grpc.aio.AioRpcError as error:
+            if error_info(error)["reason"] not in {"AMOUNT_TOO_LARGE", "PAYMENT_CHANGED"}:
+                raise
+            return 0
+        return int(made.amount.minor_units)
+
+    given = sum(await asyncio.gather(*(refund(n) for n in range(64))))
+    assert given == sum(house.story.processor.refunds.values())
+    assert 0 < given <= 1999
+    stored = await house.get(payment.payment_id)
+    assert stored.refunded_amount.minor_units == given
+
+
+async def test_a_refund_nobody_answers_for_ends_by_an_operator_s_word(house: Any) -> None:
+    payment = (await house.pay()).payment
+    house.story.processor.script = ["lost_before"] * 40
+    refund = (await house.refund(payment.payment_id)).refund
+    await house.story.recover()
+    stored = (await house.get(payment.payment_id)).refunds[0]
+    assert stored.status == payment_pb2.Refund.STATUS_NEEDS_REVIEW
+    request = refunds_pb2.ResolveRefundRequest(
+        refund_id=refund.refund_id,
+        outcome=refunds_pb2.ResolveRefundRequest.OUTCOME_NOT_REFUNDED,
+        evidence="statement of June",
+    )
+    resolved = await house.refunds.ResolveRefund(request, metadata=as_merchant())
+    assert resolved.refund.status == payment_pb2.Refund.STATUS_FAILED
+    call = house.refunds.ResolveRefund(request, metadata=as_merchant())
+    assert (await refusal_of(call))[1] == "STATUS_FORBIDS"
+    assert RefundStatus.FAILED.value in payment_pb2.Refund.Status.Name(resolved.refund.status)
+
+
+# ---- disputes --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def dispute(house: Any) -> Any:
+    story = house.story
+    payment = (await house.pay()).payment
+    story.processor.became = Standing(
+        (
+            Dispute(
+                dispute_id=derive("dis", "d1", payment.payment_id),
+                processor_dispute_id="dp_1",
+                amount_minor=1999,
+                reason="fraudulent",
+                status=DisputeStatus.NEEDS_RESPONSE,
+                create_time=story.clock(),
+                update_time=story.clock(),
+            ),
+        )
+    )
+    stored = await story.read(replace(story.draft(), payment_id=payment.payment_id))
+    assert stored.status is Status.SUCCEEDED
+    await story.payments.postpone(stored, story.clock())
+    await story.recovery.step()
+    listed = await house.disputes.ListDisputes(
+        disputes_pb2.ListDisputesRequest(payment_id=payment.payment_id), metadata=as_merchant()
+    )
+    return listed.disputes[0]
+
+
+async def test_a_dispute_is_shown_answered_and_never_answered_twice(
+    house: Any, dispute: Any
+) -> None:
+    shown = await house.disputes.GetDispute(
+        disputes_pb2.GetDisputeRequest(dispute_id=dispute.dispute_id), metadata=as_merchant()
+    )
+    assert shown.dispute == dispute
+    request = disputes_pb2.SubmitDisputeEvidenceRequest(
+        dispute_id=dispute.dispute_id, uncategorized_text="shipped on Monday"
+    )
+    told = await house.disputes.SubmitDisputeEvidence(request, metadata=as_merchant())
+    assert told.dispute.status == payment_pb2.Dispute.STATUS_UNDER_REVIEW
+    call = house.disputes.SubmitDisputeEvidence(request, metadata=as_merchant())
+    assert (await refusal_of(call))[1] == "STATUS_FORBIDS"
+
+
+async def test_evidence_without_a_word_is_refused(house: Any, dispute: Any) -> None:
+    request = disputes_pb2.SubmitDisputeEvidenceRequest(dispute_id=dispute.dispute_id)
+    call = house.disputes.SubmitDisputeEvidence(request, metadata=as_merchant())
+    assert await refusal_of(call) == (grpc.StatusCode.INVALID_ARGUMENT, "FIELD_INVALID")
+
+
+async def test_a_disputed_payment_can_not_be_refunded_as_well(house: Any, dispute: Any) -> None:
+    call = house.refund(dispute.payment_id, 100)
+    assert (await refusal_of(call))[1] == "AMOUNT_TOO_LARGE"
+
+
+async def test_another_merchant_s_dispute_reads_like_none(house: Any, dispute: Any) -> None:
+    call = house.disputes.AcceptDispute(
+        disputes_pb2.AcceptDisputeRequest(dispute_id=dispute.dispute_id),
+        metadata=as_merchant(OTHER_MERCHANT),
+    )
+    assert await refusal_of(call) == (grpc.StatusCode.NOT_FOUND, "DISPUTE_NOT_FOUND")
