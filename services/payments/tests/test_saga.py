@@ -269,6 +269,25 @@ async def test_restarts_look_at_once_and_use_up_no_patience(story: Any) -> None:
     assert (payment.check_time - story.clock()).total_seconds() <= 1
 
 
+async def test_turned_away_proves_nothing_when_somebody_else_sends_as_well(story: Any) -> None:
+    """A story stalls in its first call; recovery takes the payment up and charges."""
+    story.processor.gate = asyncio.Event()
+    story.processor.script = ["turned_away", "ok"]
+    first = asyncio.create_task(story.create())
+    while not story.processor.calls:
+        await asyncio.sleep(0)
+    story.clock.advance(minutes=1)
+    second = asyncio.create_task(story.recovery.step())
+    while len(story.processor.calls) < 2:
+        await asyncio.sleep(0)
+    story.processor.gate.set()
+    payment = await first
+    await second
+    payment = await story.read(payment)
+    assert (payment.status, len(payment.attempts)) == (Status.SUCCEEDED, 1)
+    assert story.charged_accounts(payment) == [FIRST]
+
+
 async def test_recovery_looks_on_schedule_and_then_leaves_it_to_a_person(story: Any) -> None:
     story.processor.script = ["lost_before"] * 20
     payment = await story.create()

@@ -153,6 +153,7 @@ class SqlitePayments:
         entries: Sequence[LedgerEntry],
         claim: Claim | None = None,
         audit: AuditRecord | None = None,
+        planned: datetime | None = None,
     ) -> bool:
         """Stores the next version by compare-and-set."""
 
@@ -160,7 +161,7 @@ class SqlitePayments:
             changed = connection.execute(
                 "UPDATE payment SET status = ?, version = ?, check_time = ?,"
                 " processor_account_id = ?, in_doubt = ?, document = ?"
-                " WHERE payment_id = ? AND version = ?",
+                " WHERE payment_id = ? AND version = ? AND (? IS NULL OR check_time = ?)",
                 (
                     payment.status.value,
                     payment.version,
@@ -170,6 +171,8 @@ class SqlitePayments:
                     document,
                     payment.payment_id,
                     payment.version - 1,
+                    planned and _text(planned),
+                    planned and _text(planned),
                 ),
             ).rowcount
             if not changed:

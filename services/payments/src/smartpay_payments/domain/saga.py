@@ -137,6 +137,7 @@ class Saga:
             payment = replace(draft, action_expire_time=self._in(self._patience.confirm_seconds))
         else:
             payment = await self._judged(draft, terms)
+        payment = self._versions.first(payment)
         claim = Claim(payment.payment_id, payment.payment_id, payment.request_hash)
         stored = await self._versions.create(payment, claim, witness)
         if stored is not None:
@@ -145,7 +146,7 @@ class Saga:
                 raise idempotency_key_reused()
             return stored
         if payment.status is not Status.PROCESSING:
-            return await self._versions.winner(payment)
+            return payment
         return await self._charge(payment, terms, first_send=True)
 
     async def confirm(
@@ -379,6 +380,7 @@ class Saga:
                 outcome = await processor.charge(payment, attempt)
             answered = not isinstance(outcome, NotKnown | NotTaken)
             self._silence.heard(attempt.processor_account_id, answered)
+            turned_away = isinstance(outcome, NotTaken)
             if isinstance(outcome, NotTaken):
                 # Nobody charged only if nobody asked before; an earlier call may have charged.
                 outcome = (
@@ -415,7 +417,8 @@ class Saga:
                 return payment
             else:
                 changed = with_outcome(payment, attempt, outcome, now, self._patience)
-            stored = await self._versions.store(payment, changed)
+            # Being the first to send proves something only while nobody else sends as well.
+            stored = await self._versions.store(payment, changed, alone=turned_away and first_send)
             if stored is None:
                 return await self._versions.winner(payment)
             if not following:

@@ -41,10 +41,13 @@ class Repository(Protocol):
         entries: Sequence[LedgerEntry],
         claim: Claim | None = None,
         audit: AuditRecord | None = None,
+        planned: datetime | None = None,
     ) -> bool:
         """Stores the next version of a payment with its event, ledger and audit entries.
 
-        Answers False, storing nothing, when the stored version is not payment.version - 1.
+        Answers False, storing nothing, when the stored version is not payment.version - 1, or
+        when the next look is not planned for the given moment any more: then somebody else has
+        taken the payment up.
         """
         ...
 
@@ -86,17 +89,19 @@ class Versions:
             name: rail for name, rail in processors.items() if isinstance(rail, TransferRail)
         }
 
-    async def create(
-        self, payment: Payment, claim: Claim, witness: Witness | None = None
-    ) -> Payment | None:
-        """Stores the first version; answers the payment that holds its id, if there is one."""
-        now = self.clock()
-        payment = replace(
+    def first(self, payment: Payment) -> Payment:
+        """Answers the first version of a new payment, as it is to be stored."""
+        return replace(
             payment,
             event_type=event_type(None, payment),
             answered_version=0 if payment.status in UNSETTLED else payment.version,
-            check_time=self.patience.next_look(payment, now),
+            check_time=self.patience.next_look(payment, self.clock()),
         )
+
+    async def create(
+        self, payment: Payment, claim: Claim, witness: Witness | None = None
+    ) -> Payment | None:
+        """Stores a first version; answers the payment that holds its id, if there is one."""
         audit = witness(None, payment) if witness is not None else None
         return await self.repository.create(payment, claim, postings(None, payment), audit)
 
@@ -106,8 +111,12 @@ class Versions:
         after: Payment,
         claim: Claim | None = None,
         witness: Witness | None = None,
+        *,
+        alone: bool = False,
     ) -> Payment | None:
         """Stores the next version; answers None when somebody else stored theirs first.
+
+        With `alone` it also answers None when somebody else has taken the payment up meanwhile.
 
         Whatever the change is, what a payer sent too much is given back from here on: the
         refunds are part of the same version.
@@ -127,7 +136,8 @@ class Versions:
             check_time=self.patience.next_look(after, now),
         )
         audit = witness(before, after) if witness is not None else None
-        saved = await self.repository.save(after, postings(before, after), claim, audit)
+        planned = before.check_time if alone else None
+        saved = await self.repository.save(after, postings(before, after), claim, audit, planned)
         return after if saved else None
 
     def _with_late_money(self, payment: Payment, now: datetime) -> Payment:
