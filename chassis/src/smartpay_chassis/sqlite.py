@@ -27,6 +27,9 @@ CACHE_KIB = 32 * 1024  # per connection; with SQLite's own 2 MiB a busy commit r
 # 16 MiB of log: with SQLite's own 1000 pages one commit in twenty copies and syncs the log, while
 # a longer one makes that pause, and opening after a crash, longer than it saves.
 CHECKPOINT_PAGES = 4096
+# Beside the writer the log is copied so often; what is left for the writer's own turn is little,
+# so that no commit waits for 16 MiB to be copied and synced.
+CHECKPOINT_PAUSE_SECONDS = 0.25
 
 
 class _Unit(Generic[T]):
@@ -55,7 +58,14 @@ class SqliteStore:
         self._writer = threading.Thread(
             target=self._write_for_ever, name="sqlite-writer", daemon=True
         )
+        self._written = threading.Event()
+        self._closing = threading.Event()
+        self._checkpointing = self._connect()
+        self._checkpointer = threading.Thread(
+            target=self._checkpoint_for_ever, name="sqlite-checkpointer", daemon=True
+        )
         self._writer.start()
+        self._checkpointer.start()
 
     @classmethod
     async def open(cls, path: Path, migrations: Sequence[str]) -> SqliteStore:
@@ -131,6 +141,10 @@ class SqliteStore:
     def _close(self) -> None:
         self._units.put(None)
         self._writer.join()
+        self._closing.set()
+        self._written.set()
+        self._checkpointer.join()
+        self._checkpointing.close()
         self._reader.shutdown()
         self._reading.close()
         self._writing.close()
@@ -152,6 +166,17 @@ class SqliteStore:
                     break
                 batch.append(unit)
             self._commit(batch)
+            self._written.set()
+
+    def _checkpoint_for_ever(self) -> None:
+        while True:
+            self._written.wait()
+            if self._closing.wait(CHECKPOINT_PAUSE_SECONDS):
+                return
+            self._written.clear()
+            # Passive: it waits for nobody and nobody for it, and does what can be done.
+            with contextlib.suppress(sqlite3.Error):
+                self._checkpointing.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def _commit(self, waiting: Sequence[_Unit[Any]]) -> None:
         batch = [unit for unit in waiting if not unit.future.cancelled()]
