@@ -31,6 +31,8 @@ EVENTS = "text/event-stream"
 LINES = "application/x-ndjson"
 FILES = ("text/csv", LINES)  # what exports are written as
 _MADE_BEFORE = frozenset({"customer_id", "decision_id", "payment_id"})
+# Named by choice, and refused when there is no such thing.
+_LOOKED_UP = frozenset({"account_order", "after", "instrument_id", "payment_id"})
 _VARIABLE = re.compile(r"\{([a-z0-9_]+)(?:=\*)?\}")
 # As a comment of the contract says it: "REST: 201 with a terminal status, 202 with one ...".
 _STATUSES = re.compile(r"\bREST: (20\d[^.]*)\.")
@@ -352,8 +354,12 @@ def _refusals(rpc: Rpc, binding: Binding) -> list[str]:
 
 
 def _names_something(request: Descriptor) -> bool:
-    """Tells whether a request must name something that was made before, by an id of ours."""
-    return any(f.name in _MADE_BEFORE and is_required(f) for f in request.fields)
+    """Tells whether a request names something that was made before and is refused if it is not."""
+    inner = (g for f in request.fields if f.message_type is not None for g in f.message_type.fields)
+    return any(
+        (f.name in _MADE_BEFORE and is_required(f)) or f.name in _LOOKED_UP
+        for f in (*request.fields, *inner)
+    )
 
 
 def _problem(status: str, words: str) -> Schema:

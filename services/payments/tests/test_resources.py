@@ -251,6 +251,10 @@ async def test_another_merchant_s_refund_reads_like_none(house: Any) -> None:
         assert await refusal_of(call) == (grpc.StatusCode.NOT_FOUND, "REFUND_NOT_FOUND")
     listed = await house.refunds.ListRefunds(refunds_pb2.ListRefundsRequest(), metadata=theirs)
     assert not listed.refunds
+    of_payment = house.refunds.ListRefunds(
+        refunds_pb2.ListRefundsRequest(payment_id=payment.payment_id), metadata=theirs
+    )
+    assert await refusal_of(of_payment) == (grpc.StatusCode.NOT_FOUND, "PAYMENT_NOT_FOUND")
 
 
 async def test_64_refunds_at_once_never_exceed_what_was_captured(house: Any) -> None:
@@ -354,3 +358,8 @@ async def test_another_merchant_s_dispute_reads_like_none(house: Any, dispute: A
         metadata=as_merchant(OTHER_MERCHANT),
     )
     assert await refusal_of(call) == (grpc.StatusCode.NOT_FOUND, "DISPUTE_NOT_FOUND")
+    of_payment = house.disputes.ListDisputes(
+        disputes_pb2.ListDisputesRequest(payment_id=dispute.payment_id),
+        metadata=as_merchant(OTHER_MERCHANT),
+    )
+    assert await refusal_of(of_payment) == (grpc.StatusCode.NOT_FOUND, "PAYMENT_NOT_FOUND")

@@ -124,6 +124,7 @@ class PaymentsServiceServicer:
 
         After next_action it moves the payment on; calling it early changes nothing. With
         processor_account_id it charges the rail the payer chose, and gives up the one they left.
+        REST: 200 once it is known how it ends, 202 while it is not.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -53,6 +53,7 @@ class PaymentsServiceStub:
 
     After next_action it moves the payment on; calling it early changes nothing. With
     processor_account_id it charges the rail the payer chose, and gives up the one they left.
+    REST: 200 once it is known how it ends, 202 while it is not.
     """
     CapturePayment: _grpc.UnaryUnaryMultiCallable[_payments_pb2.CapturePaymentRequest, _payments_pb2.CapturePaymentResponse]
     """Captures an authorized payment, wholly or partly, once. What is left is released.
@@ -104,6 +105,7 @@ class PaymentsServiceAsyncStub(PaymentsServiceStub):
 
     After next_action it moves the payment on; calling it early changes nothing. With
     processor_account_id it charges the rail the payer chose, and gives up the one they left.
+    REST: 200 once it is known how it ends, 202 while it is not.
     """
     CapturePayment: _aio.UnaryUnaryMultiCallable[_payments_pb2.CapturePaymentRequest, _payments_pb2.CapturePaymentResponse]  # type: ignore[assignment]
     """Captures an authorized payment, wholly or partly, once. What is left is released.
@@ -176,6 +178,7 @@ class PaymentsServiceServicer(metaclass=_abc_1.ABCMeta):
 
         After next_action it moves the payment on; calling it early changes nothing. With
         processor_account_id it charges the rail the payer chose, and gives up the one they left.
+        REST: 200 once it is known how it ends, 202 while it is not.
         """
 
     @_abc_1.abstractmethod

@@ -11,7 +11,7 @@ from smartpay_chassis.calls import current_call
 from smartpay_chassis.pages import decode_page_token, encode_page_token, page_size
 from smartpay_chassis.refusals import Kind, Refusal
 from smartpay_payments.domain.commands import Commands
-from smartpay_payments.domain.payment import Payment
+from smartpay_payments.domain.payment import Payment, payment_not_found
 from smartpay_payments.messages import dispute_message
 from smartpay_payments.server.audit import witness_of
 
@@ -32,6 +32,10 @@ class DisputeShelf(Protocol):
         self, merchant_id: str, livemode: bool, dispute_id: str
     ) -> Payment | None:
         """Reads the payment that a dispute belongs to."""
+        ...
+
+    async def get(self, merchant_id: str, livemode: bool, payment_id: str) -> Payment | None:
+        """Reads one payment of one merchant."""
         ...
 
     async def disputes(
@@ -76,6 +80,8 @@ class DisputesServicer(disputes_pb2_grpc.DisputesServiceServicer):
         found, position = await self._shelf.disputes(
             call.merchant_id, call.livemode, request.payment_id, after, page_size(request.page_size)
         )
+        if request.payment_id and not found:
+            await self._check_payment(request.payment_id)
         return disputes_pb2.ListDisputesResponse(
             disputes=[_dispute(payment, dispute_id) for dispute_id, payment in found],
             next_page_token=encode_page_token(position, bound_to=bound_to) if position else "",
@@ -111,6 +117,11 @@ class DisputesServicer(disputes_pb2_grpc.DisputesServiceServicer):
             payment, request.dispute_id, witness_of(current_call(), self._clock)
         )
         return disputes_pb2.AcceptDisputeResponse(dispute=_dispute(payment, request.dispute_id))
+
+    async def _check_payment(self, payment_id: str) -> None:
+        call = current_call()
+        if await self._shelf.get(call.merchant_id, call.livemode, payment_id) is None:
+            raise payment_not_found()
 
     async def _holder(self, dispute_id: str) -> Payment:
         call = current_call()

@@ -11,7 +11,7 @@ from smartpay_chassis.calls import current_call
 from smartpay_chassis.pages import decode_page_token, encode_page_token, page_size
 from smartpay_chassis.refusals import Kind, Refusal
 from smartpay_payments.domain.commands import Commands
-from smartpay_payments.domain.payment import Payment
+from smartpay_payments.domain.payment import Payment, payment_not_found
 from smartpay_payments.messages import refund_message
 from smartpay_payments.server.audit import witness_of
 
@@ -23,6 +23,10 @@ class RefundShelf(Protocol):
         self, merchant_id: str, livemode: bool, refund_id: str
     ) -> Payment | None:
         """Reads the payment that a refund belongs to."""
+        ...
+
+    async def get(self, merchant_id: str, livemode: bool, payment_id: str) -> Payment | None:
+        """Reads one payment of one merchant."""
         ...
 
     async def refunds(
@@ -67,6 +71,8 @@ class RefundsServicer(refunds_pb2_grpc.RefundsServiceServicer):
         found, position = await self._shelf.refunds(
             call.merchant_id, call.livemode, request.payment_id, after, page_size(request.page_size)
         )
+        if request.payment_id and not found:
+            await self._check_payment(request.payment_id)
         return refunds_pb2.ListRefundsResponse(
             refunds=[_refund(payment, refund_id) for refund_id, payment in found],
             next_page_token=encode_page_token(position, bound_to=bound_to) if position else "",
@@ -85,6 +91,11 @@ class RefundsServicer(refunds_pb2_grpc.RefundsServiceServicer):
             witness_of(current_call(), self._clock, request.evidence),
         )
         return refunds_pb2.ResolveRefundResponse(refund=_refund(payment, request.refund_id))
+
+    async def _check_payment(self, payment_id: str) -> None:
+        call = current_call()
+        if await self._shelf.get(call.merchant_id, call.livemode, payment_id) is None:
+            raise payment_not_found()
 
     async def _holder(self, refund_id: str) -> Payment:
         call = current_call()
