@@ -143,3 +143,7 @@ def test_a_card_number_in_other_digits_or_behind_other_spaces_is_found() -> None
     fullwidth = "".join(chr(ord(digit) - ord("0") + 0xFF10) for digit in "4242424242424242")
     assert holds_card_number(fullwidth)
     assert holds_card_number("4242\u00a04242\u2009\u20094242\t4242")
+
+
+def test_a_card_number_of_few_signs_that_stand_for_many_digits_is_found() -> None:
+    assert holds_card_number("\u32b7" * 8), "a circled forty-two, eight times"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import sys
 import tempfile
+import weakref
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -18,6 +20,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from smartpay.payments.v1 import payments_pb2, payments_pb2_grpc
+from smartpay_chassis.server import COLLECT_EVERY_OBJECTS, spare_the_collector
 from smartpay_chassis.testing import as_service, write_merchants
 
 SERVICE = Path(__file__).with_name("slow_service.py")
@@ -176,3 +179,29 @@ async def test_a_wrong_merchants_table_is_named_with_its_place(
     assert "SMARTPAY_MERCHANTS_FILE" in said
     assert place in said
     assert "sk_live_oops" not in said
+
+
+@pytest.fixture
+def collector() -> Iterator[None]:
+    threshold = gc.get_threshold()
+    yield
+    gc.set_threshold(*threshold)
+    gc.unfreeze()
+
+
+class Knot:
+    """Holds itself, so that only the collector gets rid of it."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+@pytest.mark.usefixtures("collector")
+def test_what_the_start_made_is_looked_through_no_more_and_later_cycles_still_are() -> None:
+    gc.unfreeze()
+    spare_the_collector()
+    assert gc.get_freeze_count() > 0
+    first = weakref.ref(Knot())
+    for _ in range(COLLECT_EVERY_OBJECTS):
+        Knot()
+    assert first() is None

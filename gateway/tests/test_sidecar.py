@@ -151,6 +151,26 @@ def test_egress_repeats_what_failed_and_gives_up(mesh: Mesh) -> None:
     assert (mesh.payments.calls, mesh.payments.failures_left) == (3, 0)
 
 
+def test_a_call_is_logged_by_who_was_called_and_by_its_caller_only_when_it_fails(
+    mesh: Mesh,
+) -> None:
+    with egress(mesh, "rewards") as channel:
+        payments = payments_pb2_grpc.PaymentsServiceStub(channel)
+        payments.GetPayment(GET, metadata=(("x-request-id", "good"),), timeout=10)
+        with pytest.raises(grpc.RpcError):
+            payments.CreatePayment(
+                payments_pb2.CreatePaymentRequest(),
+                metadata=(("x-request-id", "astray"),),
+                timeout=10,
+            )
+    (callee,) = mesh.access_log_of("payments", "good")
+    assert (callee["grpc_status"], callee["listener"]) == ("OK", "mesh")
+    # Lines are written in order, so the good call's would stand before this one.
+    (caller,) = mesh.access_log_of("rewards", "astray")
+    assert (caller["grpc_status"], caller["listener"]) == ("UNIMPLEMENTED", "egress")
+    assert "good" not in (mesh.folder / "rewards.access.log").read_text()
+
+
 def test_the_edge_does_not_repeat(mesh: Mesh) -> None:
     mesh.payments.calls, mesh.payments.failures_left = 0, 1
     token = mesh.issuer.token("smartpay/payments.read")

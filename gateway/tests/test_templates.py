@@ -64,12 +64,16 @@ def test_the_committed_templates_are_what_the_contract_generates(contract: Contr
     assert stale == [], "run: python -m smartpay_gateway generate"
 
 
+@pytest.mark.parametrize("percent", ["0", "100"])
 @pytest.mark.parametrize("name", BOOTSTRAPS)
-def test_envoy_takes_every_filled_template(name: str, certificates: Path, tmp_path: Path) -> None:
+def test_envoy_takes_every_filled_template(
+    name: str, percent: str, certificates: Path, tmp_path: Path
+) -> None:
     service = name.removeprefix("sidecar-").removesuffix("-plaintext")
     path = tmp_path / "envoy.json"
     values = examples(
         OPS_PORT="18001",
+        TRACE_PERCENT=percent,
         CERTIFICATE_FOLDER=str(certificates / service),
         JWKS_CA_FILE=str(certificates / "ca.crt"),
     )
@@ -82,6 +86,20 @@ def test_envoy_takes_every_filled_template(name: str, certificates: Path, tmp_pa
     )
     assert checked.returncode == 0, checked.stderr
     assert "deprecated" not in checked.stderr
+
+
+@pytest.mark.parametrize("name", BOOTSTRAPS)
+def test_tracing_is_left_out_where_nothing_is_collected(name: str) -> None:
+    def traced(percent: str) -> list[object]:
+        filled = json.loads(fill_from(load(name), examples(TRACE_PERCENT=percent)))
+        managers = [
+            x["filterChains"][0]["filters"][0]["typedConfig"]
+            for x in filled["staticResources"]["listeners"]
+        ]
+        return [x["tracing"]["randomSampling"]["value"] for x in managers if "tracing" in x]
+
+    assert traced("0") == []
+    assert traced("5") == ["5"] if name.startswith("edge") else ["5", "5"]
 
 
 @pytest.mark.parametrize("name", BOOTSTRAPS)

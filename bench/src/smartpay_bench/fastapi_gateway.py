@@ -88,6 +88,9 @@ class ScoreRequest(Contract):
     instrument_fingerprint: str = ""
     device_id: str = ""
     ip_address: str = ""
+    terminal_id: str = ""
+    merchant_category: str = ""
+    country: str = ""
 
 
 class Reason(Contract):
@@ -96,6 +99,7 @@ class Reason(Contract):
     code: str
     message: str
     contribution: float
+    values: dict[str, float]
 
 
 class Assessment(Contract):
@@ -107,6 +111,11 @@ class Assessment(Contract):
     reasons: list[Reason]
     model_version: str
     create_time: str
+    rules_version: str
+    """An int64, which proto3's JSON writes as text."""
+    matched_rule_ids: list[str]
+    matched_list_ids: list[str]
+    control: bool
 
 
 class Problem(Exception):  # noqa: N818 - RFC 9457 calls it a problem
@@ -192,6 +201,9 @@ async def score(
         instrument_fingerprint=body.instrument_fingerprint,
         device_id=body.device_id,
         ip_address=body.ip_address,
+        terminal_id=body.terminal_id,
+        merchant_category=body.merchant_category,
+        country=body.country,
     )
     try:
         answer = await upstream["fraud"].Score(
@@ -211,11 +223,20 @@ async def score(
         verdict=fraud_pb2.Assessment.Verdict.Name(found.verdict),
         score=found.score,
         reasons=[
-            Reason.model_construct(code=r.code, message=r.message, contribution=r.contribution)
+            Reason.model_construct(
+                code=r.code,
+                message=r.message,
+                contribution=r.contribution,
+                values=dict(r.values),
+            )
             for r in found.reasons
         ],
         model_version=found.model_version,
         create_time=found.create_time.ToJsonString(),
+        rules_version=str(found.rules_version),
+        matched_rule_ids=list(found.matched_rule_ids),
+        matched_list_ids=list(found.matched_list_ids),
+        control=found.control,
     )
     return Response(
         shown.model_dump_json(by_alias=True),

@@ -31,6 +31,8 @@ _NETWORKS = (
 
 
 _LONGEST = 19
+_SHORTEST = 13
+_TEXTS_AND_MESSAGES = (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_MESSAGE)
 
 
 def _passes_luhn(digits: str) -> bool:
@@ -52,10 +54,11 @@ def holds_card_number(text: str) -> bool:
 
     Groups of digits count singly and joined, so a number next to another one is found too.
     """
-    if is_id(text):
+    # Full-width and other digits are read as what they look like, and one sign may stand for two.
+    plain = text if text.isascii() else unicodedata.normalize("NFKC", text)
+    if len(plain) < _SHORTEST or is_id(text):
         return False
-    # Full-width and other digits are read as what they look like.
-    for run in _DIGIT_RUN.finditer(unicodedata.normalize("NFKC", text)):
+    for run in _DIGIT_RUN.finditer(plain):
         groups = _SEPARATORS.split(run.group())
         for first in range(len(groups)):
             for last in range(first, len(groups)):
@@ -70,28 +73,27 @@ def holds_card_number(text: str) -> bool:
 def field_with_card_number(message: Message, path: str = "") -> str | None:
     """Finds the first text of a message that holds a card number; answers its path or None."""
     for field, value in message.ListFields():
+        if field.type not in _TEXTS_AND_MESSAGES:
+            continue
         here = f"{path}.{field.name}" if path else field.name
         for text_path, text in _texts(field, value, here):
-            if isinstance(text, Message):
-                found = field_with_card_number(text, text_path)
-                if found is not None:
-                    return found
-            elif holds_card_number(text):
-                return text_path
+            if isinstance(text, str):
+                if holds_card_number(text):
+                    return text_path
+            elif (found := field_with_card_number(text, text_path)) is not None:
+                return found
     return None
 
 
 def _texts(field: FieldDescriptor, value: object, path: str) -> Iterator[tuple[str, str | Message]]:
-    is_map = field.message_type is not None and field.message_type.GetOptions().map_entry
-    if is_map:
+    if not field.is_repeated:
+        yield path, value  # type: ignore[misc]
+    elif field.message_type is not None and field.message_type.GetOptions().map_entry:
         for key, item in value.items():  # type: ignore[attr-defined]
             if isinstance(key, str):
                 yield path, key
             if isinstance(item, str | Message):
                 yield path, item
-    elif field.is_repeated:
+    else:
         for index, item in enumerate(value):  # type: ignore[arg-type]
-            if isinstance(item, str | Message):
-                yield f"{path}[{index}]", item
-    elif isinstance(value, str | Message):
-        yield path, value
+            yield f"{path}[{index}]", item

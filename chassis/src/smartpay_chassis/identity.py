@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from google.protobuf.message import DecodeError
 
@@ -19,6 +21,10 @@ EDGE = "edge"
 GROUP_PREFIX = "merchant/"
 # The sidecar replaces this header on every call (SANITIZE_SET), so its text is Envoy's own.
 _PEER = re.compile(r"URI=spiffe://smartpay/(?P<environment>[a-z]+)/(?P<service>[a-z]+)")
+
+
+KEPT_CLAIMS = 1_024
+"""Payloads whose reading is remembered, about 1 KiB each: a client sends one token many times."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +56,8 @@ def user_principal(payload: str, chosen_merchant: str | None, merchants: Merchan
         Refusal: UNAUTHENTICATED without claims; PERMISSION_DENIED MERCHANT_REQUIRED when they
             lead to no merchant, or to several.
     """
-    try:
-        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-    except (binascii.Error, ValueError):
-        claims = None
-    if not payload or not isinstance(claims, dict):
+    claims = _claims(payload)
+    if claims is None:
         raise Refusal(
             Kind.UNAUTHENTICATED,
             "TOKEN_REFUSED",
@@ -80,6 +83,16 @@ def user_principal(payload: str, chosen_merchant: str | None, merchants: Merchan
             field="smartpay-merchant",
         )
     return Principal(candidates[0], subject)
+
+
+@functools.lru_cache(maxsize=KEPT_CLAIMS)
+def _claims(payload: str) -> Mapping[str, Any] | None:
+    """Reads a payload; None when it is none. Whether it is valid now, the edge has asked."""
+    try:
+        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    except (binascii.Error, ValueError):
+        return None
+    return claims if isinstance(claims, dict) else None
 
 
 def _entry(merchants: Merchants, merchant_id: str, client_id: str) -> Merchant | None:

@@ -8,7 +8,7 @@ import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
-from typing import Any, cast
+from typing import Any
 
 import grpc
 import structlog
@@ -138,22 +138,40 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     await _send_headers(call, context)
                     yield response
 
-        wrap, wrapped = (
-            (grpc.unary_stream_rpc_method_handler, answer_stream)
-            if handler.response_streaming
-            else (grpc.unary_unary_rpc_method_handler, answer)
-        )
+        async def converse(
+            requests: AsyncIterator[Message], context: Context
+        ) -> AsyncIterator[Message]:
+            # Each message is the handler's to check: a bad one shall not break the stream.
+            async with (
+                self._around(method, rule, None, context) as call,
+                asyncio.timeout(call.deadline_seconds()),
+            ):
+                async for response in handler.stream_stream(requests, context):
+                    await _send_headers(call, context)
+                    yield response
+
+        wrap: Any
+        wrapped: Any
+        if handler.request_streaming:
+            wrap, wrapped = grpc.stream_stream_rpc_method_handler, converse
+        elif handler.response_streaming:
+            wrap, wrapped = grpc.unary_stream_rpc_method_handler, answer_stream
+        else:
+            wrap, wrapped = grpc.unary_unary_rpc_method_handler, answer
         return wrap(
-            cast("Any", wrapped),
+            wrapped,
             request_deserializer=handler.request_deserializer,
             response_serializer=handler.response_serializer,
         )
 
     @contextlib.asynccontextmanager
     async def _around(
-        self, method: str, rule: Rule, request: Message, context: Context
+        self, method: str, rule: Rule, request: Message | None, context: Context
     ) -> AsyncIterator[Call]:
-        """Establishes the call, spells every failure as a status, and writes the access line."""
+        """Establishes the call, spells every failure as a status, and writes the access line.
+
+        A call whose requests come as a stream has no request here.
+        """
         structlog.contextvars.clear_contextvars()
         started = time.monotonic()
         code, refusal = "CANCELLED", None
@@ -162,7 +180,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 call = self._establish(method, rule, context)
                 structlog.contextvars.bind_contextvars(merchant_id=call.merchant_id)
                 set_current_call(call)
-                check_request(request, card_numbers=not rule.signed)
+                if request is not None:
+                    check_request(request, card_numbers=not rule.signed)
                 yield call
             code = "OK"
         except Exception as error:
@@ -204,10 +223,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         remaining = context.time_remaining()
         seconds = min(rule.deadline_seconds, remaining if remaining else rule.deadline_seconds)
         request_id = text_metadata(metadata, REQUEST_ID_METADATA) or str(uuid.uuid4())
-        structlog.contextvars.bind_contextvars(request_id=request_id)
         trace = _TRACE.fullmatch(text_metadata(metadata, TRACE_METADATA))
-        if trace:
-            structlog.contextvars.bind_contextvars(trace_id=trace[1])
+        ids = {"trace_id": trace[1]} if trace else {}
+        structlog.contextvars.bind_contextvars(request_id=request_id, **ids)
         caller = peer_service(
             text_metadata(metadata, CALLER_CERTIFICATE_METADATA), self._environment
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import gc
 import os
 import signal
 import sys
@@ -29,6 +30,10 @@ from smartpay_chassis.settings import ServiceSettings, SettingsError
 from smartpay_chassis.telemetry import configure_logging
 
 log = structlog.get_logger()
+
+# With Python's own 700 some dozen calls in flight are enough to look through all they hold, again
+# and again, for cycles that hardly any call makes; this many objects are some megabytes.
+COLLECT_EVERY_OBJECTS = 20_000
 
 SettingsT = TypeVar("SettingsT", bound=ServiceSettings)
 Register = Callable[[Any, grpc.aio.Server], None]
@@ -120,6 +125,17 @@ class App:
             raise
 
 
+def spare_the_collector() -> None:
+    """Takes what the start has made out of garbage collection, and collects less often from here.
+
+    Modules, descriptors and models live as long as the process. Looking through them again each
+    time costs calls milliseconds; see gc.freeze in Python's library reference.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(COLLECT_EVERY_OBJECTS, *gc.get_threshold()[1:])
+
+
 def run(
     name: str,
     settings_type: type[SettingsT],
@@ -159,6 +175,7 @@ async def _serve(settings: SettingsT, build: Callable[[App, SettingsT], Awaitabl
         app = App(settings, _merchants(settings.merchants_file))
         await build(app, settings)
         server = app.make_server()
+        spare_the_collector()
         checker = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(checker, server)
         # The sidecar runs as the same user; nobody else may connect.

@@ -49,7 +49,8 @@ class SqliteStore:
 
     def __init__(self, path: Path, migrations: Sequence[str]) -> None:
         self._path = path
-        self._units: queue.Queue[_Unit[Any] | None] = queue.Queue(QUEUE_MAX)
+        # Without a lock in Python, for which loop and writer would keep waking each other.
+        self._units: queue.SimpleQueue[_Unit[Any] | None] = queue.SimpleQueue()
         self._writing = self._connect()
         self._migrate(migrations)
         self._reading = self._connect()
@@ -118,16 +119,15 @@ class SqliteStore:
         Raises:
             Refusal: UNAVAILABLE when too many units wait.
         """
-        unit = _Unit(work, asyncio.get_running_loop())
-        try:
-            self._units.put_nowait(unit)
-        except queue.Full:
+        if self._units.qsize() >= QUEUE_MAX:
             raise Refusal(
                 Kind.UNAVAILABLE,
                 "UNAVAILABLE",
                 "The store has too much to write.",
                 remedy="Wait a moment and repeat the call with the same idempotency key.",
-            ) from None
+            )
+        unit = _Unit(work, asyncio.get_running_loop())
+        self._units.put(unit)
         return await unit.future
 
     async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:

@@ -45,10 +45,13 @@ PAYLOAD = "payload"
 # Set by the local reply mapper, read and removed by answer.lua.
 LOCAL_REPLY_HEADER = "x-local-reply"
 # Set by us on every answer, read and removed by answer.lua: what it must know of the request.
-# Notes between the two scripts (dynamic metadata) cost five times as much. The trace comes first,
-# since INTERNAL_PROBLEM cuts it off; the third is the verb before transcoding, empty without.
+# Notes between the two scripts (dynamic metadata) cost five times as much. What callers write
+# comes last; the first verb is the one before transcoding, empty without.
 CALL_HEADER = "x-call"
-CALL = "%TRACE_ID%|%ROUTE_NAME%|%REQ(X-ENVOY-ORIGINAL-METHOD)%|%REQ(:METHOD)%|%REQ(X-REQUEST-ID)%"
+CALL = (
+    "%REQ(X-REQUEST-ID)%|%TRACE_ID%|%ROUTE_NAME%|%REQ(X-ENVOY-ORIGINAL-METHOD)%|%REQ(:METHOD)%|"
+    "%REQ(TRACEPARENT)%"
+)
 # What only we may say; Envoy's own x-envoy-* are removed by prefix.
 OUTSIDERS_MAY_NOT_SEND = (
     USER_HEADER,
@@ -94,7 +97,6 @@ INTERNAL_PROBLEM: dict[str, object] = {
     "remedy": "Ask for less at once, or use gRPC.",
     "errors": [],
     "requestId": "%REQ(X-REQUEST-ID)%",
-    "traceId": "%RESP(X-CALL):32%",
 }
 
 
@@ -296,7 +298,7 @@ def _local_replies() -> hcm.LocalReplyConfig:
                     content_type="application/problem+json",
                 ),
                 # No Lua removes it here, so no more is left than the problem says.
-                headers_to_add=[_header(CALL_HEADER, "%RESP(X-CALL):32%")],
+                headers_to_add=[_header(CALL_HEADER, "%REQ(X-REQUEST-ID)%")],
             ),
             hcm.ResponseMapper(
                 filter=_status(accesslog.ComparisonFilterOp.GE, 400),

@@ -19,6 +19,8 @@ _CUSTOMER = "customer-7"
 _INSTRUMENT_ID = "ins_d14w7m1q9x2v6t8z5c3b0k4n7j"
 _ACCOUNT = "pac_d18h3g6f1e9d2c5b7a4k0m8n6p"
 _ERASURE = "era_d12p5r8t1w4y7z0c3e6g9j2m5q"
+_LIST = "lst_d18p1s4v7y0b3e6h9k2n5q8t1w"
+_REVIEW = "rev_d16f9j2m5q8t1w4z7c0e3h6k9n"
 _WEBHOOK_SECRET = "whs_d16s9v2x5z8c1e4g7j0m3p6r9t"
 _PRIMARY = "pac_d1mmzd9hq73ytxj4ps4c29ac6f"
 _BACKUP = "pac_d1gv5pzwhahz40rf2sz6cncq3h"
@@ -37,10 +39,24 @@ _TRANSACTION = {
     "ipAddress": "203.0.113.7",
 }
 
+_RULE = {
+    "ruleId": "LARGE_AND_NEW",
+    "verdict": "VERDICT_REVIEW",
+    "conditions": [
+        {"name": "amount_usd_cents", "operator": "OPERATOR_GREATER_OR_EQUAL", "number": 50000},
+        {"name": "customer_new_device", "operator": "OPERATOR_EQUAL", "number": 1},
+    ],
+    "message": "A large payment from a device this customer never used.",
+}
+
 EXAMPLES: Mapping[str, Mapping[str, Any]] = {
     "smartpay.assistant.v1.AssistantService.Ask": {"message": "How much did I take today?"},
     "smartpay.assistant.v1.AssistantService.Chat": {
         "message": "What is my approval rate by processor account?"
+    },
+    "smartpay.fraud.v1.FraudAuditService.ListFraudAuditRecords": {
+        "pageSize": 20,
+        "subjectId": "rules",
     },
     "smartpay.fraud.v1.FraudService.RecordLabel": {
         "transactionId": "order-1001",
@@ -49,6 +65,60 @@ EXAMPLES: Mapping[str, Mapping[str, Any]] = {
     "smartpay.fraud.v1.FraudService.Score": _TRANSACTION,
     "smartpay.fraud.v1.FraudService.ScoreBatch": {
         "transactions": [_TRANSACTION, {"transactionId": "order-1002", "amount": _AMOUNT}]
+    },
+    "smartpay.fraud.v1.ListsService.AddScreeningEntries": {
+        "listId": _LIST,
+        "entries": [{"value": "203.0.113.0/24", "note": "a hosting provider"}],
+    },
+    "smartpay.fraud.v1.ListsService.CreateScreeningList": {
+        "name": "hosting providers",
+        "kind": "KIND_NETWORK",
+        "verdict": "VERDICT_REVIEW",
+        "description": "Payers seldom sit in data centres.",
+    },
+    "smartpay.fraud.v1.ListsService.DeleteScreeningList": {"listId": _LIST},
+    "smartpay.fraud.v1.ListsService.GetScreeningList": {"listId": _LIST},
+    "smartpay.fraud.v1.ListsService.ListScreeningEntries": {"listId": _LIST, "pageSize": 20},
+    "smartpay.fraud.v1.ListsService.ListScreeningLists": {"pageSize": 20},
+    "smartpay.fraud.v1.ListsService.RemoveScreeningEntries": {
+        "listId": _LIST,
+        "values": ["203.0.113.0/24"],
+    },
+    "smartpay.fraud.v1.ModelService.GetModelStatus": {},
+    "smartpay.fraud.v1.PoliciesService.GetFraudPolicy": {},
+    "smartpay.fraud.v1.PoliciesService.UpdateFraudPolicy": {
+        "etag": '"0"',
+        "terms": {
+            "costs": {
+                "chargebackFeeCents": "1500",
+                "goodwillCents": "3000",
+                "marginPercent": 20,
+                "reviewCents": "2000",
+                "reviewMissPercent": 30,
+            }
+        },
+    },
+    "smartpay.fraud.v1.ReviewsService.AssignReview": {"reviewId": _REVIEW, "etag": '"1"'},
+    "smartpay.fraud.v1.ReviewsService.GetReview": {"reviewId": _REVIEW},
+    "smartpay.fraud.v1.ReviewsService.ListReviews": {"pageSize": 20, "state": "STATE_OPEN"},
+    "smartpay.fraud.v1.ReviewsService.ResolveReview": {
+        "reviewId": _REVIEW,
+        "etag": '"2"',
+        "resolution": "RESOLUTION_APPROVE",
+        "note": "The payer answered the phone.",
+    },
+    "smartpay.fraud.v1.ReviewsService.UnassignReview": {"reviewId": _REVIEW, "etag": '"2"'},
+    "smartpay.fraud.v1.RulesService.BacktestRules": {
+        "rules": [_RULE],
+        "createTimeFrom": "2026-01-01T00:00:00Z",
+    },
+    "smartpay.fraud.v1.RulesService.GetRuleSet": {},
+    "smartpay.fraud.v1.RulesService.ListRuleFields": {"pageSize": 200},
+    "smartpay.fraud.v1.RulesService.ListRuleSets": {"pageSize": 20},
+    "smartpay.fraud.v1.RulesService.UpdateRuleSet": {
+        "baseVersion": "1",
+        "rules": [_RULE],
+        "note": "Large first payments from new devices.",
     },
     "smartpay.payments.v1.AuditService.ListAuditRecords": {
         "pageSize": 20,

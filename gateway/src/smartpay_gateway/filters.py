@@ -88,6 +88,15 @@ def access_log(
     )
 
 
+def gone_wrong() -> accesslog.AccessLogFilter:
+    """Chooses gRPC calls that did not end with OK."""
+    return accesslog.AccessLogFilter(
+        grpc_status_filter=accesslog.GrpcStatusFilter(
+            statuses=[accesslog.GrpcStatusFilterStatus.OK], exclude=True
+        )
+    )
+
+
 def connection_manager(
     name: str,
     routes: route.RouteConfiguration,

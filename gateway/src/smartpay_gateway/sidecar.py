@@ -102,6 +102,8 @@ def _egress_listener(service: str, methods: tuple[Method, ...]) -> listener.List
         headers_to_remove=[USER_HEADER, "authorization", "x-forwarded-client-cert"],
     )
     manager = filters.connection_manager("egress", routes, [filters.router_filter()])
+    # A call that went well stands in the log of who was called, with the same request id.
+    manager.access_log = [filters.access_log(of=filters.gone_wrong())]
     manager.tracing = traces.tracing(service)
     return filters.http_listener(
         "egress", transport.socket(hole("EGRESS_SOCKET"), transport.OWNER_ONLY), manager

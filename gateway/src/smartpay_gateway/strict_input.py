@@ -18,12 +18,14 @@ LUA = Path(__file__).parent / "lua"
 WELL_KNOWN = "google.protobuf."
 FREE = {"google.protobuf.Value", "google.protobuf.ListValue"}
 _VARIABLE = re.compile(r"\{([a-z0-9_.]+)(?:=\*)?\}")
+_COLLECT_LESS = f'collectgarbage("setpause", {limits.LUA_HEAP_PERCENT})'
 
 
 def strict_input_script(methods: Iterable[Method]) -> str:
     """Joins JSON reader, table and rules into the script that refuses what the contract lacks."""
     return "\n".join(
         [
+            _COLLECT_LESS,
             f"local BODY_BYTES = {limits.BODY_BYTES}",
             *_table(tuple(methods)),
             *map(_read, ("json.lua", "native.lua", "verbs.lua", "strict_input.lua")),
@@ -35,6 +37,7 @@ def answer_script(methods: Sequence[Method]) -> str:
     """Joins JSON reader, table, wording and answers into the script that shapes REST's answers."""
     return "\n".join(
         [
+            _COLLECT_LESS,
             "local shapes = {}",
             *_answers(methods),
             *_spellings(methods),

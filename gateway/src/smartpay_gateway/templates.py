@@ -1,7 +1,9 @@
 """Templates and their holes: a closed, typed list that launcher and chart fill alike.
 
 A template is the JSON bootstrap of one Envoy. A hole is `{{NAME}}` inside a JSON text; filling
-replaces text by text, so that Helm's `replace` does the same as `fill`.
+replaces text by text, so that Helm's `replace` does the same as `fill`. One thing is not text:
+where TRACE_PERCENT is 0 the listeners' `tracing` is left out (Helm: `unset`), since a tracer that
+samples nothing writes every call down all the same.
 """
 
 from __future__ import annotations
@@ -108,7 +110,9 @@ HOLES: dict[str, Hole] = {
         str(limits.CLIENT_CALLS),
     ),
     "TRACE_PERCENT": Hole(
-        Kind.PERCENT, "Calls whose spans go to the collector.", str(limits.TRACE_PERCENT)
+        Kind.PERCENT,
+        "Calls whose spans go to the collector; at 0 no listener has a tracer.",
+        str(limits.TRACE_PERCENT),
     ),
     "OTLP_HOST": Hole(Kind.HOST, "OpenTelemetry collector (gRPC); may be away.", "127.0.0.1"),
     "OTLP_PORT": Hole(Kind.PORT, "The collector's port.", "4317"),
@@ -190,6 +194,8 @@ def fill(template: str, values: Mapping[str, str]) -> str:
         raise HoleError(f"The template has no holes {sorted(unknown)}; leave them out.")
     for name, value in values.items():
         _check(name, value)
+    if int(values.get("TRACE_PERCENT", "100")) == 0:
+        template = _without_tracing(template)
     return _HOLE.sub(lambda match: json.dumps(values[match.group(1)])[1:-1], template)
 
 
@@ -206,6 +212,15 @@ def _defaults(names: Iterable[str], environment: str | None) -> dict[str, str]:
         if (value := in_dev or HOLES[name].default) is not None:
             defaults[name] = value
     return defaults
+
+
+def _without_tracing(template: str) -> str:
+    document = json.loads(template)
+    for listener in document["staticResources"]["listeners"]:
+        for chain in listener["filterChains"]:
+            for connection_manager in chain["filters"]:
+                connection_manager["typedConfig"].pop("tracing", None)
+    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
 
 def _check(name: str, value: str) -> None:

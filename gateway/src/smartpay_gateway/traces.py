@@ -1,8 +1,9 @@
 """One trace per call: Envoy begins it at the edge, continues it at each hop, and may report it.
 
-Every call carries a `traceparent` (https://www.w3.org/TR/trace-context/) whether or not spans are
-collected: with TRACE_PERCENT 0 it says "not sampled", nothing is sent, and the id still joins the
-logs of all hops. A collector that is away costs lost spans and nothing else.
+Every call from outside carries a `traceparent` (https://www.w3.org/TR/trace-context/) whether or
+not spans are collected. With TRACE_PERCENT 0 there is no tracer: the edge's Lua makes the trace's
+id of the request's, hops pass it on as it is, and it says "not sampled". A collector that is away
+costs lost spans and nothing else.
 """
 
 from __future__ import annotations

@@ -3,21 +3,30 @@
 -- Native gRPC passes as it is. Every step into Envoy costs about as much as reading a field of
 -- JSON, so what is rare is asked for only where it can be.
 
--- What the router notes on each answer: trace id, rpc, the verb before transcoding (empty when
--- there was none), the verb since, request id. Absent where Envoy refuses outside of a route.
+-- What the router notes on each answer: request id, collected trace, rpc, the verb before
+-- transcoding (empty when there was none), the verb since, the request's trace. Absent where Envoy
+-- refuses outside of a route.
 local function read_note(note)
   local call = { note = note or "" }
-  call.rpc, call.rest_verb = call.note:match("^[^|]*|([^|]*)|([^|]*)|")
+  call.rpc, call.rest_verb = call.note:match("^[^|]*|[^|]*|([^|]*)|([^|]*)|")
   call.transcoded = call.rest_verb ~= nil and call.rest_verb ~= ""
   return call
 end
 
 local function request_id_of(call)
-  return call.note:match("|(%x[%x%-]*)$")
+  return call.note:match("^(%x[%x%-]*)|")
+end
+
+-- The tracer's, where spans are collected; else the caller's, or what strict_input.lua makes.
+local function trace_id_of(call, request_id)
+  local given = call.note:match("|([^|]*)$")
+  return call.note:match("^[^|]*|(%x+)|")
+    or given and #given == 55 and given:match("^%x%x%-(%x+)%-%x+%-%x%x$")
+    or request_id and request_id:gsub("-", "")
 end
 
 local function verb_of(call)
-  return call.transcoded and call.rest_verb or call.note:match("^[^|]*|[^|]*||([^|]*)|")
+  return call.transcoded and call.rest_verb or call.note:match("^[^|]*|[^|]*|[^|]*||([^|]*)|")
 end
 
 local function replace_body(handle, text)
@@ -34,7 +43,7 @@ end
 
 local function write_problem(handle, problem, call)
   local request_id = request_id_of(call)
-  local trace_id = call.note:match("^(%x+)|")
+  local trace_id = trace_id_of(call, request_id)
   problem.request_id = request_id and quoted(request_id)
   problem.trace_id = trace_id and quoted(trace_id)
   -- An answer to HEAD has no body: one would be read as the start of the next answer.

@@ -24,11 +24,13 @@ local function find_route(verb, path)
   return nil
 end
 
--- A broken trace is restarted by the next hop; Envoy's tracer would hand it on as it is.
-local function drop_broken_trace(headers)
+-- Every call has a trace: the caller's, or one made of the request's id, a random UUID. Where
+-- spans are collected the router writes its own over it, but would hand a broken one on as it is.
+local function see_to_trace(headers)
   local trace = headers:get("traceparent")
-  if trace and not (#trace == 55 and trace:match("^%x%x%-%x+%-%x+%-%x%x$")) then
-    headers:remove("traceparent")
+  if not (trace and #trace == 55 and trace:match("^%x%x%-%x+%-%x+%-%x%x$")) then
+    local id = headers:get("x-request-id"):gsub("-", "")
+    headers:replace("traceparent", "00-" .. id .. "-" .. id:sub(17) .. "-00")
   end
 end
 
@@ -102,7 +104,7 @@ end
 
 local function check(handle)
   local headers = handle:headers()
-  drop_broken_trace(headers)
+  see_to_trace(headers)
   local path, query = headers:get(":path"), ""
   local mark = path:find("?", 1, true)
   if mark then

@@ -110,7 +110,8 @@ class Mesh:
     def holes(self, service: str, **replaced: str) -> Mapping[str, str]:
         """Says what fills the holes of one Envoy."""
         port = self.ports.get(service) or free_port()
-        ops = free_port()
+        while (ops := free_port()) == port:
+            pass
         self.ops_ports[service], self.listen_ports[service] = ops, port
         return {
             **self.values,
