@@ -162,6 +162,43 @@ def test_the_judge_has_nothing_to_say_where_all_is_well(honest: Evidence) -> Non
     assert judge(honest) == []
 
 
+def a_late_charge(evidence: Any, given_back: int) -> None:
+    """Lets the card be charged once more, and so much of that be given back as too much."""
+    account = stripe(evidence)
+    account["payment_intents"]["pi_2"] = intent("pay_card", "pi_2", 1000)
+    account["refunds"]["re_2"] = {
+        "id": "re_2",
+        "status": "succeeded",
+        "metadata": {"refund_id": "ref_late"},
+        "payment_intent": "pi_2",
+        "amount": given_back,
+    }
+    back = refund("ref_late", given_back, reason="REASON_OVERPAYMENT", processorRefundId="re_2")
+    evidence.payments[0]["refunds"].append(back)
+
+
+def test_a_late_charge_that_was_given_back_is_no_crime(honest: Evidence) -> None:
+    a_late_charge(honest, 1000)
+    assert judge(honest) == []
+
+
+@pytest.mark.parametrize("given_back", [999, 2000])
+def test_a_late_charge_that_was_not_given_back_exactly_is_one(
+    honest: Evidence, given_back: int
+) -> None:
+    a_late_charge(honest, given_back)
+    assert any(found.startswith("double charge: pay_card") for found in judge(honest))
+
+
+def test_an_answer_may_be_overtaken_by_a_late_success_alone(honest: Evidence) -> None:
+    answer: Any = honest.answers["pay_card"][0]
+    answer.update(status="STATUS_FAILED", etag='"1"')
+    honest.events[0] = honest.watched[0] = ("pay_card", 1, "STATUS_FAILED")  # type: ignore[index]
+    assert any("was answered as STATUS_FAILED" in found for found in judge(honest))
+    honest.payments[0]["statusReason"] = "charged_late"  # type: ignore[index]
+    assert judge(honest) == []
+
+
 Doctoring = Callable[[Any], object]
 
 

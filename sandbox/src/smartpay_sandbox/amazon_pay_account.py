@@ -36,6 +36,7 @@ KINDS = {
     "chargePermission": "chargePermissionId",
     "charge": "chargeId",
     "refund": "refundId",
+    "report": "reportId",
 }
 """The kinds of object an account keeps, with the field that identifies each."""
 SETTLING_SECONDS = 30
@@ -67,11 +68,15 @@ class AmazonPayAccount:
     def __init__(self, merchant_id: str, store_id: str, clock: Callable[[], float]) -> None:
         self.merchant_id = merchant_id
         self.store_id = store_id
-        self._clock = clock
+        self.clock = clock
         self._kept: dict[str, dict[str, Json]] = {kind: {} for kind in KINDS}
         self._staged: dict[str, tuple[str, Json]] = {}
         self._due: list[tuple[float, str, str]] = []
         """Heap of what changes by itself: when, kind, id; stale once the object moved on."""
+        self.pages: dict[str, Json] = {}
+        """Filters of lists by the token of their next page."""
+        self.downloads: dict[str, tuple[str, float]] = {}
+        """Report documents by the token in their address, with the end of each."""
 
     # --- keeping ---
 
@@ -111,7 +116,13 @@ class AmazonPayAccount:
             raise not_found(kind, object_id)
         return found
 
-    def _put(self, kind: str, item: Json, **changes: object) -> Json:
+    def every(self, kind: str) -> list[Json]:
+        """List the objects of a kind, staged ones included, in the order of their creation."""
+        staged = {name: item for name, (found, item) in self._staged.items() if found == kind}
+        return list({**self._kept[kind], **staged}.values())
+
+    def put(self, kind: str, item: Json, **changes: object) -> Json:
+        """Stage an object with some fields changed; answers it."""
         changed = {**item, **changes}
         self._staged[changed[KINDS[kind]]] = (kind, changed)
         return changed
@@ -120,7 +131,7 @@ class AmazonPayAccount:
 
     def settle(self) -> None:
         """Stage everything whose time has come: asynchronous results, expiries."""
-        now = self._clock()
+        now = self.clock()
         while self._due and self._due[0][0] <= now:
             due, kind, object_id = heappop(self._due)
             item = self.find(kind, object_id)
@@ -146,17 +157,18 @@ class AmazonPayAccount:
         charge = self.find("charge", refund["chargeId"])
         left = charge["_refunding"] - refund["_units"]
         if goal != "Refunded":
-            self._put("refund", refund, statusDetails=self._status("Declined", goal))
-            self._put("charge", charge, _refunding=left)
+            self.put("refund", refund, statusDetails=self._status("Declined", goal))
+            self.put("charge", charge, _refunding=left)
             return
         currency = charge["chargeAmount"]["currencyCode"]
         before = _units(charge["refundedAmount"])
-        self._put("refund", refund, statusDetails=self._status("Refunded"))
+        settled = self._status("Refunded")
+        self.put("refund", refund, statusDetails=settled, _posted=self.clock())
         whole = price(before + refund["_units"], currency)
-        self._put("charge", charge, _refunding=left, refundedAmount=whole)
+        self.put("charge", charge, _refunding=left, refundedAmount=whole)
 
     def _status(self, state: str, reason: str | None = None) -> Json:
-        return objects.status(state, self._clock(), reason)
+        return objects.status(state, self.clock(), reason)
 
     # --- checkout sessions ---
 
@@ -168,8 +180,8 @@ class AmazonPayAccount:
         if (kind == "Recurring") != ("recurringMetadata" in params):
             raise invalid("recurringMetadata", "goes with chargePermissionType Recurring")
         check_payment(params.get("paymentDetails", {}))
-        session = self._constrained(objects.session(self._clock(), params), url)
-        return Answer(201, public(self._put("checkoutSession", session)))
+        session = self._constrained(objects.session(self.clock(), params), url)
+        return Answer(201, public(self.put("checkoutSession", session)))
 
     def get_session(self, session_id: str) -> Answer:
         """Read a Checkout Session; Amazon forgets it after 30 days."""
@@ -177,7 +189,7 @@ class AmazonPayAccount:
 
     def _session(self, session_id: str) -> Json:
         session = self.find("checkoutSession", session_id)
-        if session["_created"] + objects.SESSION_KEPT_SECONDS <= self._clock():
+        if session["_created"] + objects.SESSION_KEPT_SECONDS <= self.clock():
             raise not_found("checkoutSession", session_id)
         return session
 
@@ -189,7 +201,7 @@ class AmazonPayAccount:
         check_payment(params.get("paymentDetails", {}))
         for part in ("webCheckoutDetails", "paymentDetails", "merchantMetadata"):
             session = {**session, part: {**session[part], **params.get(part, {})}}
-        return Answer(200, public(self._put("checkoutSession", self._constrained(session, url))))
+        return Answer(200, public(self.put("checkoutSession", self._constrained(session, url))))
 
     def _constrained(self, session: Json, url: str) -> Json:
         web, payment = session["webCheckoutDetails"], session["paymentDetails"]
@@ -221,7 +233,7 @@ class AmazonPayAccount:
                 "This payment method needs paymentIntent Authorize and "
                 "canHandlePendingAuthorization true.",
             )
-        return self._put(
+        return self.put(
             "checkoutSession",
             session,
             buyer={"buyerId": "amzn1.account.SANDBOX", "name": None, "email": None},
@@ -242,7 +254,7 @@ class AmazonPayAccount:
 
     def _cancel_session(self, session: Json, reason: str) -> Json:
         ended = self._status("Canceled", reason)
-        return self._put("checkoutSession", _at_rest(session), statusDetails=ended)
+        return self.put("checkoutSession", _at_rest(session), statusDetails=ended)
 
     def complete_session(self, session_id: str, params: Json, code: str) -> Answer:
         """Make final what the buyer agreed to; only this call moves money, and only once."""
@@ -265,9 +277,9 @@ class AmazonPayAccount:
         agreed = payment["totalOrderAmount"] or payment["chargeAmount"]
         whole = price(minor_units(agreed, "chargeAmount"), agreed["currencyCode"])
         limit = whole if kind == "OneTime" else None
-        permission = self._put(
+        permission = self.put(
             "chargePermission",
-            objects.permission(self._clock(), kind, limit, session["_card"], metadata),
+            objects.permission(self.clock(), kind, limit, session["_card"], metadata),
         )
         charge = None
         if payment["paymentIntent"] != "Confirm":
@@ -278,7 +290,7 @@ class AmazonPayAccount:
                 "canHandlePendingAuthorization": payment["canHandlePendingAuthorization"],
             }
             charge = self._charged(permission, wanted, metadata, code)
-        session = self._put(
+        session = self.put(
             "checkoutSession",
             _at_rest(session),
             statusDetails=self._status("Completed"),
@@ -296,8 +308,8 @@ class AmazonPayAccount:
         if card not in CARDS or kind not in ("Recurring", "PaymentMethodOnFile"):
             raise invalid("card", f"must be one of {', '.join(CARDS)}; the type a lasting one")
         metadata = objects.merchant_metadata({})
-        return self._put(
-            "chargePermission", objects.permission(self._clock(), kind, None, card, metadata)
+        return self.put(
+            "chargePermission", objects.permission(self.clock(), kind, None, card, metadata)
         )
 
     def get_permission(self, permission_id: str) -> Answer:
@@ -316,13 +328,11 @@ class AmazonPayAccount:
         return Answer(200, public(self.find("chargePermission", permission_id)))
 
     def _close(self, permission: Json, *reasons: str) -> Json:
-        ended = objects.permission_status("Closed", self._clock(), *reasons)
-        return self._put("chargePermission", permission, statusDetails=ended)
+        ended = objects.permission_status("Closed", self.clock(), *reasons)
+        return self.put("chargePermission", permission, statusDetails=ended)
 
     def _charges_of(self, permission_id: str) -> list[Json]:
-        known = {**self._kept["charge"]}
-        known |= {k: item for k, (kind, item) in self._staged.items() if kind == "charge"}
-        return [c for c in known.values() if c["chargePermissionId"] == permission_id]
+        return [c for c in self.every("charge") if c["chargePermissionId"] == permission_id]
 
     # --- charges ---
 
@@ -330,7 +340,7 @@ class AmazonPayAccount:
         """Charge a buyer who agreed before."""
         permission = self.find("chargePermission", params["chargePermissionId"])
         expires = permission["_expires"]
-        if expires is not None and expires <= self._clock():
+        if expires is not None and expires <= self.clock():
             permission = self._close(permission, "Expired")
         if _state(permission) != "Chargeable":
             raise wrong_state("ChargePermission", _state(permission))
@@ -354,13 +364,13 @@ class AmazonPayAccount:
         return Answer(201, public(charge))
 
     def _charged(self, permission: Json, params: Json, metadata: Json, code: str) -> Json:
-        now = self._clock()
+        now = self.clock()
         charge = objects.charge(now, permission["chargePermissionId"], params, metadata)
         self._take_balance(permission, -_units(charge["chargeAmount"]))
         slow = permission["_card"] in ("0701", "4354") or code == "AuthorizationInitiated"
         if slow and params.get("canHandlePendingAuthorization", False):
             goal = "HardDeclined" if permission["_card"] == "4354" else "Authorized"
-            return self._put(
+            return self.put(
                 "charge",
                 charge,
                 statusDetails=self._status("AuthorizationInitiated"),
@@ -371,8 +381,8 @@ class AmazonPayAccount:
     def _authorized(self, charge: Json) -> Json:
         if charge["_capture_now"]:
             return self._captured(charge, _units(charge["chargeAmount"]))
-        now = self._clock()
-        return self._put(
+        now = self.clock()
+        return self.put(
             "charge",
             charge,
             statusDetails=self._status("Authorized"),
@@ -395,9 +405,9 @@ class AmazonPayAccount:
             raise amount_exceeded("The capture is more than was authorized.")
         if code in ("AmazonRejected", "ProcessingFailure"):
             raise declined(code)
-        now = self._clock()
+        now = self.clock()
         if code == "CaptureInitiated" or now - charge["_authorized"] > SYNCHRONOUS_CAPTURE_SECONDS:
-            waiting = self._put(
+            waiting = self.put(
                 "charge",
                 charge,
                 statusDetails=self._status("CaptureInitiated"),
@@ -414,13 +424,14 @@ class AmazonPayAccount:
         balance = permission["limits"]["amountBalance"]
         if balance is not None and _units(balance) == 0 and _state(permission) != "Closed":
             self._close(permission)
-        return self._put(
+        return self.put(
             "charge",
             _at_rest(charge),
             statusDetails=self._status("Captured"),
             captureAmount=price(units, currency),
             refundedAmount=price(0, currency),
             _captured=units,
+            _posted=self.clock(),
         )
 
     def cancel_charge(self, charge_id: str, params: Json) -> Answer:
@@ -435,7 +446,7 @@ class AmazonPayAccount:
     def _end_charge(self, charge: Json, state: str, reason: str) -> Json:
         permission = self.find("chargePermission", charge["chargePermissionId"])
         self._take_balance(permission, _units(charge["chargeAmount"]))
-        return self._put("charge", _at_rest(charge), statusDetails=self._status(state, reason))
+        return self.put("charge", _at_rest(charge), statusDetails=self._status(state, reason))
 
     def _take_balance(self, permission: Json, change: int) -> Json:
         limits = permission["limits"]
@@ -443,9 +454,7 @@ class AmazonPayAccount:
             return permission
         currency = limits["amountBalance"]["currencyCode"]
         balance = price(_units(limits["amountBalance"]) + change, currency)
-        return self._put(
-            "chargePermission", permission, limits={**limits, "amountBalance": balance}
-        )
+        return self.put("chargePermission", permission, limits={**limits, "amountBalance": balance})
 
     # --- refunds ---
 
@@ -462,14 +471,14 @@ class AmazonPayAccount:
         known = [r for r in self._kept["refund"].values() if r["chargeId"] == charge["chargeId"]]
         if len(known) >= REFUNDS_MAX:
             raise declined("TransactionCountExceeded")
-        now = self._clock()
+        now = self.clock()
         goal = "AmazonRejected" if code == "RefundDeclined" else "Refunded"
-        refund = self._put(
+        refund = self.put(
             "refund",
             objects.refund(now, charge, units, params),
             _moves={"at": now + REFUND_SECONDS, "to": goal},
         )
-        self._put("charge", charge, _refunding=charge["_refunding"] + units)
+        self.put("charge", charge, _refunding=charge["_refunding"] + units)
         return Answer(201, public(refund))
 
     def get_refund(self, refund_id: str) -> Answer:

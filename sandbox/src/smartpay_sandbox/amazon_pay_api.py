@@ -38,6 +38,7 @@ from smartpay_sandbox.amazon_pay_refusals import (
     unauthorized,
     unsupported,
 )
+from smartpay_sandbox.amazon_pay_reports import DOWNLOADS, download
 from smartpay_sandbox.amazon_pay_requests import OPERATIONS, Operation
 from smartpay_sandbox.amazon_pay_signature import load_public_key, read_claim, verify
 from smartpay_sandbox.amazon_pay_store import AmazonPayStore, Registration, StoredAnswer
@@ -216,6 +217,9 @@ class AmazonPaySimulator:
         if path.startswith(CHECKOUT):
             await self._page(scope, receive, send)
             return
+        if path.startswith(DOWNLOADS):
+            await self._download(send, path.removeprefix(DOWNLOADS))
+            return
         if path == CERTIFICATE_PATH:
             await _send(send, 200, self._signer.certificate, b"application/x-pem-file")
             return
@@ -240,7 +244,8 @@ class AmazonPaySimulator:
         method: str = scope["method"]
         tenant = self._authenticated(scope, path, headers, body)
         operation, object_id, canonical_path = _operation_of(method, path)
-        params = operation.read(body)
+        query = scope["query_string"].decode("latin-1")
+        params = operation.read(body) | operation.read_query(query)
         code = headers.get("x-amz-pay-simulation-code", "")
         if code and code not in operation.codes:
             raise AmazonPayRefusalError(
@@ -267,7 +272,7 @@ class AmazonPaySimulator:
             if stored is not None and stored.fingerprint != mark:
                 raise key_reused()
             if stored is None:
-                url = self._base_url + CHECKOUT
+                url = self._base_url
                 answer = self._execute(
                     tenant,
                     lambda: operation.command(tenant.account, object_id, params, url, code),
@@ -329,6 +334,13 @@ class AmazonPaySimulator:
                 self.notifier.tell(
                     registration.merchant_id, registration.notify_url, self._base_url, kind, item
                 )
+
+    async def _download(self, send: Send, token: str) -> None:
+        for tenant in self._tenants.values():
+            if (content := download(tenant.account, token)) is not None:
+                await _send(send, 200, content.encode(), b"text/plain;charset=utf-8")
+                return
+        await _send(send, 403, b"Request has expired", b"text/plain")
 
     # --- what time does ---
 

@@ -1,8 +1,8 @@
 """Which operations of Amazon Pay's API v2 the sandbox serves, and what their bodies may hold.
 
 From developer.amazon.com/docs/amazon-pay-api-v2 (checkout-session, charge-permission, charge,
-refund). A field that Amazon knows and the sandbox does not simulate is refused by name: taking it
-silently would let an integration pass here and fail there.
+refund, reports). A field that Amazon knows and the sandbox does not simulate is refused by name:
+taking it silently would let an integration pass here and fail there.
 """
 
 from __future__ import annotations
@@ -11,8 +11,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+from urllib.parse import parse_qsl
 
+from smartpay_sandbox import amazon_pay_reports as reports
 from smartpay_sandbox.amazon_pay_account import AmazonPayAccount, Answer
+from smartpay_sandbox.amazon_pay_checkout import CHECKOUT
 from smartpay_sandbox.amazon_pay_objects import Json
 from smartpay_sandbox.amazon_pay_refusals import (
     AmazonPayRefusalError,
@@ -62,7 +65,7 @@ LENGTHS_MAX = {
 
 
 class Command(Protocol):
-    """Runs one operation; the URL is where a buyer checks out, the code what is simulated."""
+    """Runs one operation; the URL is the simulator's own, the code what is simulated."""
 
     def __call__(
         self, account: AmazonPayAccount, object_id: str, params: Json, url: str, code: str, /
@@ -80,6 +83,20 @@ class Operation:
     required: tuple[str, ...] = ()
     codes: tuple[str, ...] = ()
     """Simulation codes (x-amz-pay-simulation-code) the operation understands."""
+    filters: tuple[str, ...] = ()
+    """Names of the query that it understands."""
+
+    def read_query(self, query: str) -> Json:
+        """Read what the query says.
+
+        Raises:
+            AmazonPayRefusalError: 400 naming the field.
+        """
+        found = dict(parse_qsl(query, keep_blank_values=True))
+        for name in found:
+            if name not in self.filters:
+                raise unrecognized(name)
+        return found
 
     def read(self, body: bytes) -> Json:
         """Read a body.
@@ -126,7 +143,7 @@ def _check(shape: Shape, found: object, path: str) -> None:
 
 OPERATIONS: dict[tuple[str, str, bool, str], Operation] = {
     ("POST", "checkoutSessions", False, ""): Operation(
-        lambda account, _, params, url, __: account.create_session(params, url),
+        lambda account, _, params, url, __: account.create_session(params, url + CHECKOUT),
         {
             "webCheckoutDetails": _WEB,
             "storeId": str,
@@ -141,7 +158,9 @@ OPERATIONS: dict[tuple[str, str, bool, str], Operation] = {
         lambda account, found, _, __, ___: account.get_session(found)
     ),
     ("PATCH", "checkoutSessions", True, ""): Operation(
-        lambda account, found, params, url, _: account.update_session(found, params, url),
+        lambda account, found, params, url, _: account.update_session(
+            found, params, url + CHECKOUT
+        ),
         {"webCheckoutDetails": _WEB, "paymentDetails": _PAYMENT, "merchantMetadata": _METADATA},
     ),
     ("POST", "checkoutSessions", True, "complete"): Operation(
@@ -200,6 +219,28 @@ OPERATIONS: dict[tuple[str, str, bool, str], Operation] = {
     ),
     ("GET", "refunds", True, ""): Operation(
         lambda account, found, _, __, ___: account.get_refund(found)
+    ),
+    ("POST", "reports", False, ""): Operation(
+        lambda account, _, params, __, ___: reports.create_report(account, params),
+        {"reportType": str, "startTime": str, "endTime": str},
+        ("reportType", "startTime", "endTime"),
+    ),
+    ("GET", "reports", False, ""): Operation(
+        lambda account, _, params, __, ___: reports.get_reports(account, params),
+        filters=(
+            "reportTypes",
+            "processingStatuses",
+            "createdSince",
+            "createdUntil",
+            "pageSize",
+            "nextToken",
+        ),
+    ),
+    ("GET", "reports", True, ""): Operation(
+        lambda account, found, _, __, ___: reports.get_report(account, found)
+    ),
+    ("GET", "report-documents", True, ""): Operation(
+        lambda account, found, _, url, __: reports.get_document(account, found, url)
     ),
 }
 """(method, collection, names an object, action) -> operation."""

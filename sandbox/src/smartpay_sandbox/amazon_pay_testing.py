@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, quote
 
 import aiohttp
 from cryptography.hazmat.primitives import hashes
@@ -68,10 +69,15 @@ def signed(
     }
     if key:
         headers["x-amz-pay-idempotency-key"] = key
+    path, _, query = path.partition("?")
+    query = "&".join(
+        f"{quote(found, safe='')}={quote(value, safe='')}"
+        for found, value in sorted(parse_qsl(query, keep_blank_values=True))
+    )
     names = ";".join(sorted(headers))
     lines = "".join(f"{found}:{headers[found]}\n" for found in sorted(headers))
     digest = hashlib.sha256(body).hexdigest()
-    canonical = f"{method}\n{path}\n\n{lines}\n{names}\n{digest}"
+    canonical = f"{method}\n{path}\n{query}\n{lines}\n{names}\n{digest}"
     text = f"{ALGORITHM}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
     pss = padding.PSS(padding.MGF1(hashes.SHA256()), SALT_LENGTHS[ALGORITHM])
     signature = _private_key(name).sign(text.encode(), pss, hashes.SHA256())
@@ -124,7 +130,7 @@ class AmazonPaySandbox:
 
         Args:
             method: upper case.
-            path: from the version on.
+            path: from the version on, with the query if there is one.
             body: written as JSON; nothing is sent without one.
             key: idempotency key.
             code: what is to be simulated.

@@ -106,8 +106,10 @@ def _stuck(evidence: Evidence) -> Iterable[str]:
 def _charges(evidence: Evidence) -> Iterable[str]:
     known = {p["paymentId"]: p for p in evidence.payments}
     by_payment: dict[str, list[Taking]] = defaultdict(list)
+    late = _given_back(evidence)
     for taking in evidence.takings:
-        by_payment[taking.payment_id].append(taking)
+        if taking.object_id not in late:
+            by_payment[taking.payment_id].append(taking)
     for payment_id, takings in by_payment.items():
         payment = known.get(payment_id)
         captured = [t.captured for t in takings if t.captured]
@@ -139,6 +141,23 @@ def _charges(evidence: Evidence) -> Iterable[str]:
             yield f"authorization without a hold: {payment_id}"
 
 
+def _given_back(evidence: Evidence) -> set[str]:
+    """Names the charges that came too late and were given back whole, as too much."""
+    surplus = {
+        name
+        for payment in evidence.payments
+        for refund in payment.get("refunds", ())
+        if refund["reason"] == "REASON_OVERPAYMENT" and refund["status"] == "STATUS_SUCCEEDED"
+        for name in (refund["refundId"], refund.get("processorRefundId", ""))
+    }
+    return {
+        taking.object_id
+        for taking in evidence.takings
+        if taking.captured
+        and taking.captured == sum(amount for name, amount in taking.refunds if name in surplus)
+    }
+
+
 def _sent_to(evidence: Evidence, payment: Mapping[str, Any]) -> list[Sent]:
     references = [
         a["processorPaymentId"]
@@ -153,8 +172,10 @@ def _sent_to(evidence: Evidence, payment: Mapping[str, Any]) -> list[Sent]:
 
 def _refunds(evidence: Evidence) -> Iterable[str]:
     by_payment: dict[str, list[Taking]] = defaultdict(list)
+    late = _given_back(evidence)
     for taking in evidence.takings:
-        by_payment[taking.payment_id].append(taking)
+        if taking.object_id not in late:
+            by_payment[taking.payment_id].append(taking)
     for payment in evidence.payments:
         if _is_on_chain(payment):
             continue
@@ -327,7 +348,8 @@ def _payment_answer(
     log: Mapping[tuple[str, int], str],
 ) -> Iterable[str]:
     name = answer["paymentId"]
-    if answer["status"] in FINAL and payment["status"] != answer["status"]:
+    is_late = payment.get("statusReason") == "charged_late"
+    if answer["status"] in FINAL and payment["status"] != answer["status"] and not is_late:
         yield f"{name} was answered as {answer['status']} and is {payment['status']}"
     if answer["status"] == "STATUS_SUCCEEDED" and minor(answer["capturedAmount"]) != minor(
         payment["capturedAmount"]

@@ -199,6 +199,8 @@ class PretendProcessor:
                 return Declined(code, soft, intent.intent_id)
 
     def _intent(self, attempt: Attempt) -> Intent:
+        if not attempt.processor_payment_id:
+            return self.intents[attempt.processor_key]
         return next(i for i in self.intents.values() if i.intent_id == attempt.processor_payment_id)
 
     async def standing(self, payment: Payment, attempt: Attempt) -> Standing | None:
@@ -471,6 +473,12 @@ class Story:
     def payer(self, payment: Payment, status: str) -> None:
         """Lets the payer's challenge end."""
         intent = self.processor.intents[payment.last_attempt.processor_key]
+        intent.status = status
+        intent.captured = intent.amount if status == "succeeded" else 0
+
+    def charge_late(self, payment: Payment, index: int = -1, status: str = "succeeded") -> None:
+        """Lets the processor take money for an attempt that it had refused or given up."""
+        intent = self.processor.intents[payment.attempts[index].processor_key]
         intent.status = status
         intent.captured = intent.amount if status == "succeeded" else 0
 

@@ -14,13 +14,19 @@ from pathlib import Path
 import pytest
 
 from smartpay_chassis.testing import FakeClock
+from smartpay_payments.adapters import amazon_pay_client
 from smartpay_payments.adapters.amazon_pay_client import (
     ANSWER_BYTES_MAX,
     AmazonPayClient,
     AmazonPayRefusedError,
     NoAnswerError,
 )
-from smartpay_payments.adapters.amazon_pay_signing import ENDPOINTS, AmazonPayAccount, read_account
+from smartpay_payments.adapters.amazon_pay_signing import (
+    ENDPOINTS,
+    AmazonPayAccount,
+    canonical_query,
+    read_account,
+)
 from smartpay_sandbox.amazon_pay_notifications import Signer
 from smartpay_sandbox.amazon_pay_testing import key_pair
 
@@ -98,6 +104,36 @@ async def test_a_simulation_code_is_sent_and_not_signed() -> None:
     assert b"x-amz-pay-simulation-code: HardDeclined\r\n" in seen[0]
     assert b"simulation" not in names
     assert b"simulation" not in seen[1]
+
+
+async def test_a_query_is_sent_as_it_was_signed() -> None:
+    query = {"reportTypes": "_A_,_B_", "createdSince": "20261122T180000Z", "a": "x y&z"}
+    async with vendor(b"{}") as (url, seen), client_of(url) as client:
+        await client.call("wallet", "GET", "reports", query=query)
+    spelt = b"a=x%20y%26z&createdSince=20261122T180000Z&reportTypes=_A_%2C_B_"
+    assert seen[0].startswith(b"GET /v2/reports?" + spelt + b" HTTP/1.1\r\n")
+    assert canonical_query(query) == spelt.decode()
+
+
+async def test_a_document_is_fetched_without_credentials() -> None:
+    async with vendor(b"document") as (url, seen), client_of(url) as client:
+        assert await client.download(f"{url}/d?X-Amz-Signature=a%2Fb") == b"document"
+    assert seen[0].startswith(b"GET /d?X-Amz-Signature=a%2Fb HTTP/1.1\r\n")
+    assert b"authorization" not in seen[0].lower()
+
+
+@pytest.mark.parametrize("url", ["http://amazon.test/d", "file:///etc/passwd", "", "//x"])
+async def test_a_document_is_never_fetched_where_anyone_could_change_it(url: str) -> None:
+    async with client_of("") as client:
+        with pytest.raises(NoAnswerError):
+            await client.download(url)
+
+
+async def test_a_document_that_is_too_large_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(amazon_pay_client, "DOCUMENT_BYTES_MAX", 4)
+    async with vendor(b"12345") as (url, _), client_of(url) as client:
+        with pytest.raises(NoAnswerError, match="too large"):
+            await client.download(url)
 
 
 async def test_a_certificate_nobody_vouches_for_is_never_believed(tmp_path: Path) -> None:

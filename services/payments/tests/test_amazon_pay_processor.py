@@ -90,6 +90,14 @@ async def test_a_payer_who_agreed_is_charged_by_the_next_look(till: Till) -> Non
     assert await till.processor.look(payment, again) == outcome
 
 
+async def test_a_look_at_an_attempt_that_has_ended_charges_nobody(till: Till) -> None:
+    payment, attempt = await till.agreed()
+    ended = replace(attempt, end_time=till.clock())
+    assert isinstance(await till.processor.look(payment, ended), ActionRequired)
+    assert till.charges() == []
+    assert isinstance(await till.processor.look(payment, attempt), Charged)
+
+
 async def test_looks_that_race_complete_a_session_once(till: Till) -> None:
     payment, attempt = await till.agreed()
     looks = [till.processor.look(payment, attempt) for _ in range(8)]

@@ -14,7 +14,10 @@ import pytest
 from smartpay_payments.domain.ledger import postings
 from smartpay_payments.domain.payment import (
     AttemptStatus,
+    Money,
     Payment,
+    Refund,
+    RefundReason,
     RefundStatus,
     Status,
     Transfer,
@@ -105,15 +108,25 @@ def test_a_difference_that_is_young_is_on_its_way_and_no_break() -> None:
         (Status.UNKNOWN, True),
         (Status.NEEDS_REVIEW, True),
         (Status.PROCESSING, True),
-        (Status.FAILED, False),
-        (Status.CANCELED, False),
+        (Status.FAILED, True),
+        (Status.CANCELED, True),
+        (Status.BLOCKED, False),
     ],
 )
-def test_a_late_success_is_a_break_and_heals_unless_it_was_given_up(
-    status: Status, healing: bool
-) -> None:
-    case = case_where(captured)
-    attempts = tuple(replace(a, status=AttemptStatus.UNKNOWN) for a in case.payment.attempts)
+def test_a_late_success_is_a_break_and_heals(status: Status, healing: bool) -> None:
+    case = charged_late(status)
+    if status is Status.BLOCKED:
+        case.payment = replace(case.payment, attempts=())
+    assert (kinds(case), heals(case)) == ([B.STATUS_MISMATCH], [healing])
+
+
+def charged_late(status: Status = Status.FAILED) -> Case:
+    """A payment that ended without the money that its charge took."""
+    case = case_where(lambda p: captured(p) and p.captured_minor == p.order.amount.minor_units)
+    ended = {Status.FAILED: AttemptStatus.DECLINED, Status.CANCELED: AttemptStatus.CANCELED}
+    attempts = tuple(
+        replace(a, status=ended.get(status, AttemptStatus.UNKNOWN)) for a in case.payment.attempts
+    )
     case.payment = replace(
         case.payment,
         status=status,
@@ -123,7 +136,69 @@ def test_a_late_success_is_a_break_and_heals_unless_it_was_given_up(
         fee_minor=0,
     )
     case.entries = []
-    assert (kinds(case), heals(case)) == ([B.STATUS_MISMATCH], [healing])
+    return case
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"processor_payment_id": "pi_of_somebody"},
+        {"captured_minor": 1},
+        {"refunded_minor": 1},
+        {"currency_code": "EUR"},
+    ],
+    ids=["another charge", "another amount", "given back there", "another currency"],
+)
+def test_a_late_success_that_does_not_fit_waits_for_a_person(changes: Any) -> None:
+    case = charged_late()
+    case.charges[-1] = replace(case.charges[-1], **changes)
+    assert (kinds(case), heals(case)) == ([B.STATUS_MISMATCH], [False])
+
+
+def given_back(refund: RefundStatus) -> Case:
+    """A payment whose late charge is booked to be given back."""
+    case = charged_late()
+    payment, charge = case.payment, case.charges[-1]
+    late = replace(
+        payment.attempts[-1], transfers=(Transfer("pi_late", charge.captured_minor, ""),)
+    )
+    back = Refund(
+        "ref_1",
+        Money(charge.captured_minor, charge.currency_code),
+        RefundReason.OVERPAYMENT,
+        refund,
+        START,
+        START,
+        attempt_index=late.attempt_index,
+    )
+    case.payment = payment.with_attempt(late).with_refund(back)
+    case.entries = list(postings(None, case.payment))
+    return case
+
+
+@pytest.mark.parametrize(
+    ("refund", "theirs", "found"),
+    [
+        (RefundStatus.SUCCEEDED, 1, []),
+        (RefundStatus.PENDING, 0, []),
+        (RefundStatus.PENDING, 1, []),
+        (RefundStatus.SUCCEEDED, 0, [B.REFUND_MISMATCH]),
+        (RefundStatus.FAILED, 0, [B.REFUND_MISMATCH]),
+    ],
+)
+def test_a_late_charge_that_goes_back_is_no_break_until_it_stays(
+    refund: RefundStatus, theirs: int, found: list[BreakKind]
+) -> None:
+    case = given_back(refund)
+    refunded = theirs * case.charges[-1].captured_minor
+    case.charges[-1] = replace(case.charges[-1], refunded_minor=refunded)
+    assert kinds(case) == found
+
+
+def test_a_late_charge_of_which_too_little_is_booked_is_a_break() -> None:
+    case = given_back(RefundStatus.SUCCEEDED)
+    case.charges[-1] = replace(case.charges[-1], captured_minor=case.charges[-1].captured_minor + 1)
+    assert kinds(case) == [B.AMOUNT_MISMATCH]
 
 
 def test_a_hold_that_lapsed_heals_and_a_capture_that_vanished_does_not() -> None:

@@ -18,7 +18,7 @@ from smartpay.payments.v1 import (
 )
 from smartpay.type.v1 import money_pb2
 from smartpay_chassis.ids import derive
-from smartpay_chassis.testing import OTHER_MERCHANT, as_merchant, error_info
+from smartpay_chassis.testing import OTHER_MERCHANT, as_merchant, as_service, error_info
 from smartpay_payments.adapters.sqlite_audit import SqliteAudit
 from smartpay_payments.domain.instruments import Chargeable
 from smartpay_payments.domain.payment import (
@@ -89,6 +89,21 @@ async def test_a_review_ends_the_hold_once(house: Any, verdict: Any, status: Any
         grpc.StatusCode.FAILED_PRECONDITION,
         "STATUS_FORBIDS",
     )
+
+
+async def test_fraud_ends_a_hold_for_the_merchant_and_nobody_else_may(house: Any) -> None:
+    payment = await held(house)
+    request = Review(
+        payment_id=payment.payment_id, verdict=Review.VERDICT_APPROVE, note="rev_1 by ada: ok"
+    )
+    key = ("idempotency-key", "rev_1")
+    call = house.stub.ReviewPayment(request, metadata=(*as_service("rewards"), key))
+    assert (await refusal_of(call))[0] == grpc.StatusCode.PERMISSION_DENIED
+    stranger = (*as_service("fraud", OTHER_MERCHANT), key)
+    call = house.stub.ReviewPayment(request, metadata=stranger)
+    assert (await refusal_of(call))[1] == "PAYMENT_NOT_FOUND"
+    ended = await house.stub.ReviewPayment(request, metadata=(*as_service("fraud"), key))
+    assert ended.payment.status == P.STATUS_SUCCEEDED
 
 
 async def test_only_a_payment_that_needs_review_can_be_resolved(house: Any) -> None:

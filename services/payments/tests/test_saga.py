@@ -417,7 +417,7 @@ async def test_a_payer_who_acts_in_the_last_moment_has_paid(story: Any) -> None:
 async def test_a_merchant_may_give_up_waiting_for_the_payer(story: Any) -> None:
     story.processor.script = ["action"]
     payment = await story.cancel(await story.create())
-    assert (payment.status, payment.status_reason) == (Status.CANCELED, "")
+    assert (payment.status, payment.status_reason) == (Status.CANCELED, "canceled_by_merchant")
 
 
 # ---- capture and cancel ----------------------------------------------------------------------
@@ -472,11 +472,13 @@ async def test_a_capture_of_what_the_bank_released_ends_canceled_with_the_hold_g
     assert set((await story.balance(payment)).values()) == {0}
 
 
-async def test_a_cancel_of_what_is_canceled_already_needs_no_reason(story: Any) -> None:
+async def test_a_cancel_of_what_is_canceled_already_is_the_merchants_all_the_same(
+    story: Any,
+) -> None:
     payment = await story.create(capture_method=MANUAL)
     story.processor.intents[payment.last_attempt.processor_key].status = "canceled"
     payment = await story.cancel(payment)
-    assert (payment.status, payment.status_reason) == (Status.CANCELED, "")
+    assert (payment.status, payment.status_reason) == (Status.CANCELED, "canceled_by_merchant")
 
 
 async def test_of_two_commands_at_once_one_is_told_that_the_payment_changed(story: Any) -> None:

@@ -20,7 +20,7 @@ from smartpay_payments.adapters.sqlite_workbench import make_due
 from smartpay_payments.adapters.stripe_books import StripeBooks
 from smartpay_payments.adapters.stripe_processor import StripeProcessor
 from smartpay_payments.domain.ledger import EntryFilter
-from smartpay_payments.domain.payment import CaptureMethod, Status
+from smartpay_payments.domain.payment import CaptureMethod, RefundStatus, Status
 from smartpay_payments.domain.reconciliation import BooksUnreadableError, BreakKind
 from smartpay_payments.domain.settlement import (
     AccountFee,
@@ -49,7 +49,7 @@ class Office:
         self.ledger = SqliteLedger(story.store)
         self.client = sandbox.client()
         self.settlement = Settlement(
-            self.ledger, {"stripe": self.books}, lambda: ACCOUNTS, story.clock, 1.0
+            self.ledger, story.commands, {"stripe": self.books}, lambda: ACCOUNTS, story.clock, 1.0
         )
 
     async def sells(self, key: str = "key", **order: Any) -> Any:
@@ -209,7 +209,9 @@ class Lines:
 
 async def settled(story: Any, lines: Lines, rounds: int = 1) -> dict[str, int]:
     ledger = SqliteLedger(story.store)
-    settlement = Settlement(ledger, {"stripe": lines}, lambda: ACCOUNTS[:1], story.clock, 1.0)
+    settlement = Settlement(
+        ledger, story.commands, {"stripe": lines}, lambda: ACCOUNTS[:1], story.clock, 1.0
+    )
     for _ in range(rounds):
         await settlement.round()
     return {
@@ -303,6 +305,37 @@ async def test_payments_of_every_sort_agree_on_the_wire(office: Office) -> None:
     report = await office.reconciled()
     assert report.breaks == []
     assert (report.payments, report.unread_accounts, report.too_young) == (7, {}, 0)
+
+
+@pytest.mark.parametrize("order_is_paid", [False, True])
+async def test_a_late_success_is_found_and_healed_by_reconciliation(
+    office: Office, order_is_paid: bool
+) -> None:
+    story = office.story
+    declined = {FIRST: "pm_card_chargeDeclinedStolenCard"}
+    payment = await story.create("late", tokens=declined, merchant_order_id="o")
+    if order_is_paid:
+        await office.sells("other", merchant_order_id="o")
+    await office.client.v1.payment_intents.confirm_async(
+        payment.last_attempt.processor_payment_id,
+        params={"payment_method": "pm_card_visa", "return_url": "https://shop.test"},
+    )
+    office.later(hours=1)
+    report = await office.reconciled()
+    assert [(b.kind, b.heals) for b in report.breaks] == [(BreakKind.STATUS_MISMATCH, True)]
+
+    assert await office.heals(report) == 1
+    await story.recovery.step()
+    await office.settlement.round()
+    await story.recover()
+    office.later(hours=3)
+
+    payment = await story.read(payment)
+    assert payment.status is (Status.FAILED if order_is_paid else Status.SUCCEEDED)
+    assert [r.status for r in payment.refunds] == [RefundStatus.SUCCEEDED] * order_is_paid
+    assert (await office.reconciled()).breaks == []
+    fees = 88 * (1 + order_is_paid)
+    assert await office.balances() == {"processor": 1999 - fees, "fees": fees, "merchant": -1999}
 
 
 async def test_what_was_done_behind_our_back_is_found(office: Office) -> None:

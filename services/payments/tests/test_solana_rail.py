@@ -119,8 +119,9 @@ class Safe:
 
 @asynccontextmanager
 async def opened_rail(secrets: AccountSecrets, **changes: Any) -> AsyncIterator[SolanaPayProcessor]:
-    rail = build_solana(merchants(), settings(**changes), secrets)
-    assert rail is not None
+    built = build_solana(merchants(), settings(**changes), secrets)
+    assert built is not None
+    rail, _ = built
     try:
         yield rail
     finally:

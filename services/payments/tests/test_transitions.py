@@ -41,8 +41,18 @@ def test_every_pair_is_in_the_table_or_refused(
             apply(payment, happening)
 
 
-def test_what_has_ended_never_moves_again() -> None:
-    assert {status for status in Status if not NEXT[status]} == TERMINAL
+def test_what_has_ended_moves_again_only_for_money_that_turns_up() -> None:
+    assert {status for status in Status if not NEXT[status]} == {Status.SUCCEEDED, Status.BLOCKED}
+    for (status, happening), step in TABLE.items():
+        if status in TERMINAL:
+            assert happening in {Happening.CAPTURED, Happening.AUTHORIZED}
+            assert step.status in {Status.SUCCEEDED, Status.REQUIRES_CAPTURE}
+
+
+def test_the_order_id_is_held_again_exactly_where_it_had_been_freed() -> None:
+    for (status, _), step in TABLE.items():
+        wants_it = status in NOT_PAID and step.status not in NOT_PAID
+        assert (Effect.HOLD_ORDER in step.effects) == wants_it
 
 
 def test_every_open_state_leads_to_an_end() -> None:

@@ -13,7 +13,7 @@ from smartpay_chassis.testing import (
     DEMO_MERCHANT,
     as_merchant,
 )
-from smartpay_payments.server import payments as server
+from smartpay_payments.server import watch
 
 
 async def until(condition: Any) -> None:
@@ -52,7 +52,7 @@ async def test_watch_tells_every_version_in_order_and_goes_on_after_a_cursor(
 async def test_a_watcher_that_has_caught_up_hears_of_the_next_commit(
     house: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "WATCH_HEARTBEAT_SECONDS", 3600)
+    monkeypatch.setattr(watch, "WATCH_HEARTBEAT_SECONDS", 3600)
     stream = house.watch()
     assert (await stream.read()).caught_up
     await house.pay()
@@ -63,7 +63,7 @@ async def test_a_watcher_that_has_caught_up_hears_of_the_next_commit(
 async def test_a_watcher_hears_of_a_commit_made_between_reading_and_waiting(
     house: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "WATCH_HEARTBEAT_SECONDS", 3600)
+    monkeypatch.setattr(watch, "WATCH_HEARTBEAT_SECONDS", 3600)
     read = house.story.payments.log_after
 
     async def read_then_commit(position: int, limit: int) -> Any:
@@ -90,13 +90,14 @@ async def test_watchers_who_wait_for_the_same_commit_share_one_read(house: Any) 
     house.story.payments.log_after = counted
     committed = house.story.payments.next_commit()
     first, second = await asyncio.gather(
-        house.servicer._steps_after(0, committed), house.servicer._steps_after(0, committed)
+        house.servicer.streams.steps_after(0, committed),
+        house.servicer.streams.steps_after(0, committed),
     )
     assert first is second
     assert reads == [0]
     later, _ = await asyncio.gather(
-        house.servicer._steps_after(0, asyncio.Event()),
-        house.servicer._steps_after(0, committed),
+        house.servicer.streams.steps_after(0, asyncio.Event()),
+        house.servicer.streams.steps_after(0, committed),
     )
     assert later == first, "who waits for another commit reads anew, and sees the same"
     assert reads == [0, 0, 0]
@@ -115,7 +116,7 @@ async def test_a_cursor_before_the_kept_events_is_out_of_range(house: Any) -> No
 
 
 async def test_a_cursor_of_a_log_that_is_gone_is_out_of_range(house: Any) -> None:
-    refused = await house.refused(house.watch(server._cursor_of(7)).read())
+    refused = await house.refused(house.watch(watch._cursor_of(7)).read())
     assert refused["reason"] == "CURSOR_EXPIRED"
 
 
@@ -136,7 +137,7 @@ async def test_too_many_watchers_are_refused_and_a_place_comes_free(house: Any) 
     refused = await house.refused(house.watch().read())
     assert refused["code"] == "RESOURCE_EXHAUSTED"
     first.cancel()
-    await until(lambda: house.servicer._watchers_free == 1)
+    await until(lambda: house.servicer.streams._watchers_free == 1)
     third = house.watch()
     assert (await third.read()).caught_up
     second.cancel()

@@ -229,6 +229,36 @@ async def test_what_is_known_already_is_not_asked_again(door: Door) -> None:
     assert await door.due() == []
 
 
+async def test_money_at_a_payment_that_failed_is_taken_up(door: Door) -> None:
+    door.story.processor.script = ["hard"]
+    payment = await door.settled()
+    door.story.charge_late(payment)
+    assert await door.knock(about(payment)) == "OK"
+    await door.story.recovery.step()
+    assert (await door.story.read(payment)).status is Status.SUCCEEDED
+
+
+async def test_a_decline_that_is_known_is_not_asked_about_again(door: Door) -> None:
+    door.story.processor.script = ["hard"]
+    payment = await door.settled()
+    assert await door.knock(about(payment, "payment_intent.payment_failed")) == "OK"
+    assert await door.due() == []
+
+
+async def test_money_at_an_attempt_that_did_not_pay_is_news_of_a_paid_payment(door: Door) -> None:
+    door.story.processor.script = ["soft"]
+    payment = await door.settled()
+    first = {"id": "pi_0", "object": "payment_intent", "metadata": {}}
+    declined = an_event("payment_intent.payment_failed", data={"object": first}, id="evt_0")
+    assert await door.knock(declined) == "OK"
+    assert await door.due() == []
+    door.story.charge_late(payment, 0)
+    assert await door.knock(an_event("charge.succeeded", data={"object": first})) == "OK"
+    await door.story.recovery.step()
+    given_back = (await door.story.read(payment)).refunds
+    assert [r.amount.minor_units for r in given_back] == [1999]
+
+
 async def test_our_own_answer_comes_first(door: Door) -> None:
     door.story.processor.script = ["action"]
     payment = await door.story.create()

@@ -21,7 +21,6 @@ from smartpay_chassis.sqlite import SqliteStore
 from smartpay_payments.adapters.advisors import FraudService, RewardsService, RouterService
 from smartpay_payments.adapters.migrations import MIGRATIONS
 from smartpay_payments.adapters.sqlite_payments import SqlitePayments
-from smartpay_payments.adapters.stripe_books import StripeBooks
 from smartpay_payments.adapters.stripe_vault import StripeVault
 from smartpay_payments.back_office import serve_back_office
 from smartpay_payments.books import build_books
@@ -123,7 +122,8 @@ async def build(app: App, settings: PaymentsSettings) -> None:
         store,
         payments,
         office.directory,
-        {"stripe": StripeBooks(rails.stripe.clients)},
+        commands,
+        rails.settlements,
         RewardsService(app.channel, settings.reward_timeout_seconds),
         settings.settlement_interval_seconds,
         now,

@@ -14,6 +14,7 @@ from smartpay_chassis.settings import EnvironmentSettings, SettingsError
 from smartpay_payments.adapters.account_secrets import AccountSecrets, AccountView
 from smartpay_payments.adapters.amazon_pay_client import AmazonPayClient
 from smartpay_payments.adapters.amazon_pay_processor import AmazonPayProcessor
+from smartpay_payments.adapters.amazon_pay_reports import AmazonPayReports
 from smartpay_payments.adapters.amazon_pay_signing import (
     ENVIRONMENTS,
     AmazonPayAccount,
@@ -80,8 +81,8 @@ def build_amazon_pay(
     settings: AmazonPaySettings,
     secrets: AccountSecrets,
     clock: Callable[[], datetime],
-) -> AmazonPayProcessor:
-    """Joins the rail; close what it answers at the end.
+) -> tuple[AmazonPayProcessor, AmazonPayReports]:
+    """Joins the rail and its reports; close the former at the end.
 
     Args:
         merchants: the mounted table.
@@ -98,4 +99,5 @@ def build_amazon_pay(
         settings.amazon_pay_timeout_seconds,
         clock,
     )
-    return AmazonPayProcessor(client, settings.amazon_pay_return_url, clock)
+    processor = AmazonPayProcessor(client, settings.amazon_pay_return_url, clock)
+    return processor, AmazonPayReports(client, clock)

@@ -120,7 +120,7 @@ async def open_back_office(
     for profile in directory.changed():
         for account in profile.accounts:
             await secrets.load(account)
-    return BackOffice(directory, secrets, SqliteCustomers(store))
+    return BackOffice(directory, secrets, SqliteCustomers(store, payments.wake_watchers))
 
 
 def serve_back_office(

@@ -17,7 +17,7 @@ from smartpay_payments.domain.settlement import SettlementSource
 from smartpay_payments.reward_books import RewardBooks, RewardReader
 from smartpay_payments.server.exports import ExportsServicer
 from smartpay_payments.server.ledger import LedgerServicer
-from smartpay_payments.settlement import SettledAccount, Settlement
+from smartpay_payments.settlement import FeeStory, SettledAccount, Settlement
 
 # Legs of so long are added up anew for each balance that is asked for.
 ADD_UP_INTERVAL_SECONDS = 10.0
@@ -30,6 +30,7 @@ def build_books(
     store: SqliteStore,
     payments: SqlitePayments,
     directory: MerchantDirectory,
+    story: FeeStory,
     sources: Mapping[str, SettlementSource],
     rewards: RewardReader,
     settlement_interval_seconds: float,
@@ -42,6 +43,7 @@ def build_books(
         store: the embedded store.
         payments: the payments in it.
         directory: whose accounts there are.
+        story: books fees that nothing but a settlement tells.
         sources: by processor, those that tell what they settle.
         rewards: asks rewards.
         settlement_interval_seconds: pause between two readings of all accounts.
@@ -67,7 +69,7 @@ def build_books(
 
     app.background("ledger sums", add_up)
     settlement = Settlement(
-        ledger, sources, lambda: accounts_of(directory), now, settlement_interval_seconds
+        ledger, story, sources, lambda: accounts_of(directory), now, settlement_interval_seconds
     )
     app.background("settlement", settlement.run)
     reward_books = RewardBooks(

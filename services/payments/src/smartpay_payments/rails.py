@@ -13,11 +13,14 @@ from smartpay_chassis.sqlite import SqliteStore
 from smartpay_payments import amazon_pay_rail, solana_rail
 from smartpay_payments.adapters.account_secrets import AccountView
 from smartpay_payments.adapters.sqlite_payments import SqlitePayments
+from smartpay_payments.adapters.stripe_books import StripeBooks
 from smartpay_payments.adapters.stripe_processor import StripeProcessor
 from smartpay_payments.amazon_pay_rail import build_amazon_pay
 from smartpay_payments.back_office import BackOffice, open_back_office, secret_store
 from smartpay_payments.domain.merchants import Settings as MerchantSettings
 from smartpay_payments.domain.processor import Processor
+from smartpay_payments.domain.reconciliation import ProcessorBooks
+from smartpay_payments.domain.settlement import SettlementSource
 from smartpay_payments.server.processor_accounts import CredentialReader
 from smartpay_payments.settings import PaymentsSettings
 from smartpay_payments.solana_rail import build_solana
@@ -31,11 +34,17 @@ class Rails:
         office: merchants, their accounts and their secrets.
         processors: by name, for instance "stripe".
         stripe: the same Stripe, for what only it offers.
+        books: by name, those that list all charges.
+        partial_books: by name, those that list some; the others are asked for.
+        settlements: by name, those that tell what they settle.
     """
 
     office: BackOffice
     processors: dict[str, Processor]
     stripe: StripeProcessor
+    books: dict[str, ProcessorBooks]
+    partial_books: dict[str, ProcessorBooks]
+    settlements: dict[str, SettlementSource]
 
 
 def stripe_keys(merchants: Merchants, settings: PaymentsSettings) -> dict[str, str]:
@@ -110,10 +119,19 @@ async def open_rails(
         now,
     )
     app.on_stop(stripe.close)
-    amazon_pay = build_amazon_pay(app.merchants, settings, office.secrets, now)
+    amazon_pay, reports = build_amazon_pay(app.merchants, settings, office.secrets, now)
     app.on_stop(amazon_pay.close)
+    stripe_books = StripeBooks(stripe.clients)
+    partial_books: dict[str, ProcessorBooks] = {"amazon_pay": reports}
     processors: dict[str, Processor] = {"stripe": stripe, "amazon_pay": amazon_pay}
     if (solana := build_solana(app.merchants, settings, office.secrets)) is not None:
-        app.on_stop(solana.close)
-        processors["solana"] = solana
-    return Rails(office, processors, stripe)
+        processors["solana"], partial_books["solana"] = solana
+        app.on_stop(solana[0].close)
+    return Rails(
+        office,
+        processors,
+        stripe,
+        books={"stripe": stripe_books},
+        partial_books=partial_books,
+        settlements={"stripe": stripe_books, "amazon_pay": reports},
+    )

@@ -12,9 +12,10 @@ import itertools
 import json
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -28,7 +29,6 @@ from smartpay_payments.adapters.asked_books import charge_of
 from smartpay_payments.adapters.migrations import MIGRATIONS
 from smartpay_payments.adapters.sqlite_payments import SqlitePayments
 from smartpay_payments.adapters.sqlite_workbench import Workbench, make_due
-from smartpay_payments.adapters.stripe_books import StripeBooks
 from smartpay_payments.books import accounts_of
 from smartpay_payments.domain.commands import Commands, Evidence
 from smartpay_payments.domain.idempotency import Claim
@@ -97,6 +97,7 @@ async def reconcile_store(
     window: tuple[datetime, datetime],
     now: datetime,
     settle_seconds: float = SETTLE_SECONDS,
+    partial_books: Mapping[str, ProcessorBooks] | None = None,
 ) -> Report:
     """Compares the payments created in a window.
 
@@ -108,6 +109,8 @@ async def reconcile_store(
         window: from when (inclusive) to when (exclusive) payments were created.
         now: the time.
         settle_seconds: how long a difference may last before it is a break.
+        partial_books: by processor, those that list some charges: there are found the charges of
+            nobody where else each attempt of ours is asked for.
     """
     report = Report()
     since, until = window
@@ -121,13 +124,16 @@ async def reconcile_store(
                 listed = books[account.processor].charges(
                     account.processor_account_id, since - SIDE, until + SIDE
                 )
-                await _take(bench, listed, account.processor_account_id, report)
+                await _take(bench.take, listed, account.processor_account_id, report)
+        await _take_partial(bench, accounts, partial_books or {}, (since, until), report)
         if asked:
             with Workbench(path) as ours:
                 for merchant_id, livemode in merchants:
                     ours.choose(merchant_id, livemode, since, until)
                 for name in asked:
-                    await _take(bench, _ask(ours, name, asked[name]), name, report)
+                    await _take(bench.take, _ask(ours, name, asked[name]), name, report)
+        for name in report.unread_accounts:
+            bench.drop(name)
         bench.freeze()
         for merchant_id, livemode in merchants:
             report.payments += bench.choose(merchant_id, livemode, since, until)
@@ -138,20 +144,37 @@ async def reconcile_store(
     return report
 
 
+async def _take_partial(
+    bench: Workbench,
+    accounts: Sequence[SettledAccount],
+    books: Mapping[str, ProcessorBooks],
+    window: tuple[datetime, datetime],
+    report: Report,
+) -> None:
+    for processor, listing in books.items():
+        names = [a.processor_account_id for a in accounts if a.processor == processor]
+        for name in names:
+            listed = listing.charges(name, window[0] - SIDE, window[1] + SIDE)
+            take = partial(bench.take_clues, processor_account_ids=names)
+            await _take(take, listed, name, report)
+
+
 async def _take(
-    bench: Workbench, charges: AsyncIterator[ProcessorCharge], account: str, report: Report
+    take: Callable[[list[ProcessorCharge]], None],
+    charges: AsyncIterator[ProcessorCharge],
+    account: str,
+    report: Report,
 ) -> None:
     taken: list[ProcessorCharge] = []
     try:
         async for charge in charges:
             taken.append(charge)
             if len(taken) == TAKEN_AT_ONCE:
-                bench.take(taken)
+                take(taken)
                 taken = []
-        bench.take(taken)
+        take(taken)
     except BooksUnreadableError as error:
         report.unread_accounts[account] = str(error)
-        bench.drop(account)
 
 
 async def _ask(
@@ -216,10 +239,11 @@ async def run(
         report = await reconcile_store(
             settings.store_path,
             accounts_of(rails.office.directory),
-            {"stripe": StripeBooks(rails.stripe.clients)},
+            rails.books,
             rails.processors,
             window,
             _now(),
+            partial_books=rails.partial_books,
         )
         healed = 0
         if healing:

@@ -39,6 +39,7 @@ from smartpay_payments.domain.payment import (
     RefundReason,
     RefundStatus,
     Status,
+    Transfer,
 )
 from smartpay_payments.domain.reconciliation import (
     MADE,
@@ -125,6 +126,8 @@ def honest_case(chance: random.Random, number: int, created: datetime) -> Case:
     elif sort < 0.34:
         status = chance.choice(list(DisputeStatus))
         payment = payment.with_disputes((_dispute(payment, status),))
+    elif sort < 0.36:
+        payment = _given_back(payment)
     return _with_records(payment)
 
 
@@ -145,6 +148,16 @@ def _charge(payment: Payment, attempt: Attempt) -> ProcessorCharge:
         currency_code="USD",
         create_time=attempt.start_time,
     )
+    late = sum(transfer.minor_units for transfer in attempt.transfers)
+    if late:
+        return replace(
+            told,
+            state=ChargeState.CAPTURED,
+            authorized_minor=late,
+            captured_minor=late,
+            refunded_minor=late,
+            fee_minor=fee_of(late),
+        )
     if attempt.status is not AttemptStatus.SUCCEEDED:
         return told
     return replace(
@@ -187,6 +200,21 @@ def _ended(payment: Payment, status: Status) -> Payment:
         refunds=(),
         disputes=(),
     )
+
+
+def _given_back(payment: Payment) -> Payment:
+    """Lets a payment have ended before it was charged, so that the charge went back."""
+    ended = _ended(payment, Status.FAILED)
+    late = ended.last_attempt
+    transfer = Transfer(late.processor_payment_id, payment.captured_minor, payer="")
+    back = replace(
+        _refund(payment, 0),
+        amount=Money(payment.captured_minor, "USD"),
+        reason=RefundReason.OVERPAYMENT,
+        attempt_index=late.attempt_index,
+        transfer_id=transfer.transfer_id,
+    )
+    return ended.with_attempt(replace(late, transfers=(transfer,))).with_refund(back)
 
 
 def _refund(payment: Payment, part: int) -> Refund:

@@ -67,6 +67,10 @@ class SettlementBooks(Protocol):
         """Posts a transaction; answers False when it is posted already."""
         ...
 
+    async def payment_of(self, processor_account_id: str, processor_payment_id: str) -> str:
+        """Finds the payment that a charge belongs to; "" when it is none of ours."""
+        ...
+
     async def settle_fee(
         self,
         merchant_id: str,
@@ -82,6 +86,21 @@ class SettlementBooks(Protocol):
         ...
 
 
+class FeeStory(Protocol):
+    """Books a fee as part of its payment's story."""
+
+    async def book_fee(
+        self,
+        merchant_id: str,
+        livemode: bool,
+        payment_id: str,
+        processor_account_id: str,
+        fee_minor: int,
+    ) -> bool:
+        """Stores the fee of the charge that paid; answers False while none has paid."""
+        ...
+
+
 class Settlement:
     """Reads every account from where it was read last, and posts what is new.
 
@@ -89,6 +108,7 @@ class Settlement:
 
     Args:
         books: the ledger.
+        story: books fees that nothing but a settlement tells.
         sources: by processor.
         accounts: which accounts there are; asked anew each round.
         clock: the time, aware.
@@ -99,6 +119,7 @@ class Settlement:
     def __init__(
         self,
         books: SettlementBooks,
+        story: FeeStory,
         sources: Mapping[str, SettlementSource],
         accounts: Callable[[], Sequence[SettledAccount]],
         clock: Callable[[], datetime],
@@ -106,6 +127,7 @@ class Settlement:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._books = books
+        self._story = story
         self._sources = sources
         self._accounts = accounts
         self._clock = clock
@@ -163,17 +185,31 @@ class Settlement:
         return posted
 
     async def _settle_fee(self, account: SettledAccount, line: ChargeFee, now: datetime) -> bool:
-        if not line.payment_id:
+        payment_id = line.payment_id
+        if not payment_id and line.processor_payment_id:
+            payment_id = await self._books.payment_of(
+                account.processor_account_id, line.processor_payment_id
+            )
+        if not payment_id:
             return False
-        return await self._books.settle_fee(
+        booked = await self._books.settle_fee(
             account.merchant_id,
             account.livemode,
-            line.payment_id,
+            payment_id,
             account.processor_account_id,
             line.fee_minor,
             line.currency_code,
             line.line_id,
             now,
+        )
+        if booked or not line.is_only_word:
+            return booked
+        return await self._story.book_fee(
+            account.merchant_id,
+            account.livemode,
+            payment_id,
+            account.processor_account_id,
+            line.fee_minor,
         )
 
     async def _post(self, account: SettledAccount, line: AccountFee | Payout, now: datetime) -> int:

@@ -13,6 +13,7 @@ from solders.pubkey import Pubkey
 from smartpay_chassis.merchants import Merchant, Merchants, ProcessorAccount
 from smartpay_chassis.settings import EnvironmentSettings, SettingsError
 from smartpay_payments.adapters.account_secrets import AccountSecrets, AccountView
+from smartpay_payments.adapters.solana_pay_books import SolanaBooks
 from smartpay_payments.adapters.solana_pay_chain import SolanaChain, SolanaRpc
 from smartpay_payments.adapters.solana_pay_processor import (
     DECIMALS,
@@ -106,8 +107,8 @@ class SolanaSettings(EnvironmentSettings):
 
 def build_solana(
     merchants: Merchants, settings: SolanaSettings, secrets: AccountSecrets
-) -> SolanaPayProcessor | None:
-    """Makes the rail, or None where no chain is set.
+) -> tuple[SolanaPayProcessor, SolanaBooks] | None:
+    """Makes the rail and its books, or None where no chain is set.
 
     Args:
         merchants: the mounted table.
@@ -125,14 +126,18 @@ def build_solana(
         timeout_seconds=settings.solana_timeout_seconds,
         connections_max=settings.solana_connections_max,
     )
-    return SolanaPayProcessor(
-        AccountView("solana", accounts, secrets, added_account),
-        SolanaChain(rpc, settings.solana_genesis_hash),
+    view = AccountView("solana", accounts, secrets, added_account)
+    chain = SolanaChain(rpc, settings.solana_genesis_hash)
+    processor = SolanaPayProcessor(
+        view,
+        chain,
         settings.usdc_mint,
         settings.solana_dust,
         settings.solana_late_seconds,
         settings.solana_livemode,
     )
+    mints = {"SOL": "", "USDC": settings.usdc_mint}
+    return processor, SolanaBooks(view, chain, mints, settings.solana_dust)
 
 
 def added_account(fields: Mapping[str, str]) -> SolanaAccount:

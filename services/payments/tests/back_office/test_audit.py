@@ -71,6 +71,35 @@ async def test_filters_are_bound_to_their_page_tokens(office: Any) -> None:
     assert refused["reason"] == "PAGE_TOKEN_INVALID"
 
 
+async def test_records_are_listed_by_when_they_were_made(office: Any) -> None:
+    moments = []
+    for number in range(4):
+        await make(office, number)
+        moments.append(office.story.clock().strftime("%Y-%m-%dT%H:%M:%S.%fZ"))
+        office.story.clock.advance(hours=1)
+
+    async def subjects(**filters: str) -> list[str]:
+        return [r.subject_id for r in (await listed(office, **filters)).records]
+
+    newest = await subjects()
+    assert len(set(newest)) == 4
+    assert await subjects(time_from=moments[1]) == newest[:2]
+    assert await subjects(time_before=moments[1]) == newest[2:]
+    assert await subjects(time_from=moments[0], time_before=moments[2]) == newest[1:3]
+    assert await subjects(time_from=moments[2], time_before=moments[0]) == []
+    page = await listed(office, time_from=moments[0], page_size=1)
+    rest = await listed(office, time_from=moments[0], page_token=page.next_page_token)
+    assert [r.subject_id for r in rest.records] == newest[1:3]
+
+
+@pytest.mark.parametrize("moment", ["yesterday", "2026-02-30T00:00:00Z"])
+async def test_a_moment_that_is_none_is_refused_by_field(office: Any, moment: str) -> None:
+    refused = await office.refused(
+        office.audit.ListAuditRecords, audit_pb2.ListAuditRecordsRequest(time_from=moment)
+    )
+    assert (refused["code"], refused["field"]) == ("INVALID_ARGUMENT", "time_from")
+
+
 async def test_another_merchant_s_records_are_not_shown(office: Any) -> None:
     await make(office, 1)
     assert not (await listed(office, OTHER_MERCHANT)).records

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from typing import Any
 
@@ -84,12 +85,36 @@ async def test_readers_of_the_log_hear_of_it_and_old_events_are_erased_too(offic
     await erase(office)
     await office.eraser.round()
     log = await office.log()
-    assert len(log) == seen + 2
-    assert log[-2].event.type == "smartpay.payment.erased.v1"
-    for step in log[:-1]:
+    assert len(log) == seen + 3
+    assert log[-3].event.type == "smartpay.payment.erased.v1"
+    for step in log[:-2]:
         assert step.event.payment.customer_id == TOMBSTONE
         assert step.event.device_id == TOMBSTONE
         assert step.event.ip_address == ""
+
+
+async def test_its_end_tells_others_whom_to_forget_without_naming_them(office: Any) -> None:
+    asked = await erase(office)
+    await office.eraser.round()
+    (step, _) = await office.log()
+    event = step.customer_event
+    assert not step.HasField("event")
+    assert (event.type, event.subject) == ("smartpay.customer.erased.v1", asked.erasure_id)
+    assert event.id == asked.erasure_id.replace("era_", "evt_")
+    assert (event.merchant_id, event.livemode, event.sequence) == (*tenant(office), 1)
+    assert event.source == "smartpay/payments/d1"
+    lines = f"{event.merchant_id}\ntest\nzoe-7"
+    assert event.customer_key == hashlib.sha256(lines.encode()).hexdigest()
+    assert [e.payment for e in await office.story.payments.events_after(0, 10)] == []
+    await office.eraser.round()
+    assert len(await office.log()) == 2, "an end is told once"
+
+
+async def test_watchers_who_wait_hear_of_an_erasure_at_once(office: Any) -> None:
+    await erase(office)
+    waiting = office.story.payments.next_commit()
+    await office.eraser.round()
+    assert waiting.is_set()
 
 
 async def test_a_payment_on_its_way_is_waited_for(office: Any) -> None:

@@ -29,7 +29,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from smartpay.access.v1 import access_pb2 as smartpay_dot_access_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n smartpay/payments/v1/audit.proto\x12\x14smartpay.payments.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fsmartpay/access/v1/access.proto\"\xc4\x01\n\x0b\x41uditRecord\x12\x10\n\x08\x61udit_id\x18\x01 \x01(\t\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x04 \x01(\t\x12\x12\n\nsubject_id\x18\x05 \x01(\t\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12\x32\n\x07\x63hanges\x18\x07 \x03(\x0b\x32!.smartpay.payments.v1.AuditChange\";\n\x0b\x41uditChange\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x0e\n\x06\x62\x65\x66ore\x18\x02 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\t\"\xb7\x01\n\x17ListAuditRecordsRequest\x12\x1e\n\tpage_size\x18\x01 \x01(\x05\x42\x0b\xe2\x41\x01\x01\xbaH\x04\x1a\x02(\x00\x12 \n\npage_token\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x04\x12\x1f\n\nsubject_id\x18\x03 \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18@\x12\x1b\n\x05\x61\x63tor\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x01\x12\x1c\n\x06\x61\x63tion\x18\x05 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x01\"g\n\x18ListAuditRecordsResponse\x12\x32\n\x07records\x18\x01 \x03(\x0b\x32!.smartpay.payments.v1.AuditRecord\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xba\x01\n\x0c\x41uditService\x12\xa9\x01\n\x10ListAuditRecords\x12-.smartpay.payments.v1.ListAuditRecordsRequest\x1a..smartpay.payments.v1.ListAuditRecordsResponse\"6\x90\x02\x01\xaa\xed\x18\x14\n\x0esmartpay/admin\x1a\x02\x08\x05\x82\xd3\xe4\x93\x02\x15\x12\x06/auditZ\x0b\x12\t/v1/auditb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n smartpay/payments/v1/audit.proto\x12\x14smartpay.payments.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fsmartpay/access/v1/access.proto\"\xc4\x01\n\x0b\x41uditRecord\x12\x10\n\x08\x61udit_id\x18\x01 \x01(\t\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x04 \x01(\t\x12\x12\n\nsubject_id\x18\x05 \x01(\t\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12\x32\n\x07\x63hanges\x18\x07 \x03(\x0b\x32!.smartpay.payments.v1.AuditChange\";\n\x0b\x41uditChange\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x0e\n\x06\x62\x65\x66ore\x18\x02 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\t\"\x8d\x03\n\x17ListAuditRecordsRequest\x12\x1e\n\tpage_size\x18\x01 \x01(\x05\x42\x0b\xe2\x41\x01\x01\xbaH\x04\x1a\x02(\x00\x12 \n\npage_token\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x04\x12\x1f\n\nsubject_id\x18\x03 \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18@\x12\x1b\n\x05\x61\x63tor\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x01\x12\x1c\n\x06\x61\x63tion\x18\x05 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x01\x12h\n\ttime_from\x18\x06 \x01(\tBU\xe2\x41\x01\x01\xbaHNrI2G^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\\.[0-9]{1,6})?Z$\xd8\x01\x01\x12j\n\x0btime_before\x18\x07 \x01(\tBU\xe2\x41\x01\x01\xbaHNrI2G^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\\.[0-9]{1,6})?Z$\xd8\x01\x01\"g\n\x18ListAuditRecordsResponse\x12\x32\n\x07records\x18\x01 \x03(\x0b\x32!.smartpay.payments.v1.AuditRecord\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xba\x01\n\x0c\x41uditService\x12\xa9\x01\n\x10ListAuditRecords\x12-.smartpay.payments.v1.ListAuditRecordsRequest\x1a..smartpay.payments.v1.ListAuditRecordsResponse\"6\x90\x02\x01\xaa\xed\x18\x14\n\x0esmartpay/admin\x1a\x02\x08\x05\x82\xd3\xe4\x93\x02\x15\x12\x06/auditZ\x0b\x12\t/v1/auditb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,6 +46,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTAUDITRECORDSREQUEST'].fields_by_name['actor']._serialized_options = b'\342A\001\001\272H\005r\003\030\200\001'
   _globals['_LISTAUDITRECORDSREQUEST'].fields_by_name['action']._loaded_options = None
   _globals['_LISTAUDITRECORDSREQUEST'].fields_by_name['action']._serialized_options = b'\342A\001\001\272H\005r\003\030\200\001'
+  _globals['_LISTAUDITRECORDSREQUEST'].fields_by_name['time_from']._loaded_options = None
+  _globals['_LISTAUDITRECORDSREQUEST'].fields_by_name['time_from']._serialized_options = b'\342A\001\001\272HNrI2G^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\\.[0-9]{1,6})?Z$\330\001\001'
+  _globals['_LISTAUDITRECORDSREQUEST'].fields_by_name['time_before']._loaded_options = None
+  _globals['_LISTAUDITRECORDSREQUEST'].fields_by_name['time_before']._serialized_options = b'\342A\001\001\272HNrI2G^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\\.[0-9]{1,6})?Z$\330\001\001'
   _globals['_AUDITSERVICE'].methods_by_name['ListAuditRecords']._loaded_options = None
   _globals['_AUDITSERVICE'].methods_by_name['ListAuditRecords']._serialized_options = b'\220\002\001\252\355\030\024\n\016smartpay/admin\032\002\010\005\202\323\344\223\002\025\022\006/auditZ\013\022\t/v1/audit'
   _globals['_AUDITRECORD']._serialized_start=217
@@ -53,9 +57,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AUDITCHANGE']._serialized_start=415
   _globals['_AUDITCHANGE']._serialized_end=474
   _globals['_LISTAUDITRECORDSREQUEST']._serialized_start=477
-  _globals['_LISTAUDITRECORDSREQUEST']._serialized_end=660
-  _globals['_LISTAUDITRECORDSRESPONSE']._serialized_start=662
-  _globals['_LISTAUDITRECORDSRESPONSE']._serialized_end=765
-  _globals['_AUDITSERVICE']._serialized_start=768
-  _globals['_AUDITSERVICE']._serialized_end=954
+  _globals['_LISTAUDITRECORDSREQUEST']._serialized_end=874
+  _globals['_LISTAUDITRECORDSRESPONSE']._serialized_start=876
+  _globals['_LISTAUDITRECORDSRESPONSE']._serialized_end=979
+  _globals['_AUDITSERVICE']._serialized_start=982
+  _globals['_AUDITSERVICE']._serialized_end=1168
 # @@protoc_insertion_point(module_scope)

@@ -112,6 +112,8 @@ class ListAuditRecordsRequest(_message.Message):
     SUBJECT_ID_FIELD_NUMBER: _builtins.int
     ACTOR_FIELD_NUMBER: _builtins.int
     ACTION_FIELD_NUMBER: _builtins.int
+    TIME_FROM_FIELD_NUMBER: _builtins.int
+    TIME_BEFORE_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """How many at most; 50 when 0, 200 when more."""
     page_token: _builtins.str
@@ -122,6 +124,12 @@ class ListAuditRecordsRequest(_message.Message):
     """Only by this actor; all when empty."""
     action: _builtins.str
     """Only this action, for instance "MerchantsService.UpdateMerchant"; all when empty."""
+    time_from: _builtins.str
+    """Only changes made at or after this moment: RFC 3339 in UTC, for instance
+    2026-01-31T00:00:00Z.
+    """
+    time_before: _builtins.str
+    """Only changes made before this moment."""
     def __init__(
         self,
         *,
@@ -130,10 +138,12 @@ class ListAuditRecordsRequest(_message.Message):
         subject_id: _builtins.str = ...,
         actor: _builtins.str = ...,
         action: _builtins.str = ...,
+        time_from: _builtins.str = ...,
+        time_before: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "actor", b"actor", "page_size", b"page_size", "page_token", b"page_token", "subject_id", b"subject_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "actor", b"actor", "page_size", b"page_size", "page_token", b"page_token", "subject_id", b"subject_id", "time_before", b"time_before", "time_from", b"time_from"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -162,6 +162,71 @@ class Erasure(_message.Message):
 Global___Erasure: _TypeAlias = Erasure  # noqa: Y015
 
 @_typing.final
+class CustomerEvent(_message.Message):
+    """A customer was erased here: whoever else knows them forgets them too. Attributes as in
+    CloudEvents 1.0.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    SPECVERSION_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    MERCHANT_ID_FIELD_NUMBER: _builtins.int
+    LIVEMODE_FIELD_NUMBER: _builtins.int
+    CUSTOMER_KEY_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Unique: "evt_", the erasure id without its prefix."""
+    source: _builtins.str
+    """"smartpay/payments/<cell>"."""
+    specversion: _builtins.str
+    """"1.0"."""
+    type: _builtins.str
+    """"smartpay.customer.erased.v1"."""
+    subject: _builtins.str
+    """The erasure's id."""
+    sequence: _builtins.int
+    """Always 1: an erasure ends once."""
+    merchant_id: _builtins.str
+    """The merchant."""
+    livemode: _builtins.bool
+    """True for live credentials."""
+    customer_key: _builtins.str
+    """Whom to forget, told only to who knows them already: the hex SHA-256 of three lines, the
+    merchant's id, "live" or "test", and the merchant's own id of the customer, without a last line
+    break. The same id may be a new customer after this event.
+    """
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When it was done."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        source: _builtins.str = ...,
+        specversion: _builtins.str = ...,
+        type: _builtins.str = ...,
+        subject: _builtins.str = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        sequence: _builtins.int = ...,
+        merchant_id: _builtins.str = ...,
+        livemode: _builtins.bool = ...,
+        customer_key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["customer_key", b"customer_key", "id", b"id", "livemode", b"livemode", "merchant_id", b"merchant_id", "sequence", b"sequence", "source", b"source", "specversion", b"specversion", "subject", b"subject", "time", b"time", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CustomerEvent: _TypeAlias = CustomerEvent  # noqa: Y015
+
+@_typing.final
 class CreateCustomerRequest(_message.Message):
     """Asks to save a customer."""
 

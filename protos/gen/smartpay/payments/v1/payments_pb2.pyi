@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from smartpay.payments.v1 import customers_pb2 as _customers_pb2
 from smartpay.payments.v1 import merchants_pb2 as _merchants_pb2
 from smartpay.payments.v1 import payment_pb2 as _payment_pb2
 from smartpay.type.v1 import instrument_pb2 as _instrument_pb2
@@ -995,6 +996,7 @@ class WatchResponse(_message.Message):
     CURSOR_FIELD_NUMBER: _builtins.int
     CAUGHT_UP_FIELD_NUMBER: _builtins.int
     MERCHANT_EVENT_FIELD_NUMBER: _builtins.int
+    CUSTOMER_EVENT_FIELD_NUMBER: _builtins.int
     cursor: _builtins.str
     """Store it with the effects of the event, and give it to the next Watch."""
     caught_up: _builtins.bool
@@ -1009,6 +1011,10 @@ class WatchResponse(_message.Message):
         present ones of all merchants come first, whatever the log still holds.
         """
 
+    @_builtins.property
+    def customer_event(self) -> _customers_pb2.CustomerEvent:
+        """The end of a customer's erasure, in place of event."""
+
     def __init__(
         self,
         *,
@@ -1016,10 +1022,11 @@ class WatchResponse(_message.Message):
         cursor: _builtins.str = ...,
         caught_up: _builtins.bool = ...,
         merchant_event: _merchants_pb2.MerchantEvent | None = ...,
+        customer_event: _customers_pb2.CustomerEvent | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "merchant_event", b"merchant_event"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["customer_event", b"customer_event", "event", b"event", "merchant_event", b"merchant_event"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caught_up", b"caught_up", "cursor", b"cursor", "event", b"event", "merchant_event", b"merchant_event"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caught_up", b"caught_up", "cursor", b"cursor", "customer_event", b"customer_event", "event", b"event", "merchant_event", b"merchant_event"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

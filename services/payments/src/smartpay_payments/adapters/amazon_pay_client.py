@@ -19,11 +19,13 @@ from yarl import URL
 from smartpay_payments.adapters.amazon_pay_signing import (
     ENDPOINTS,
     AmazonPayAccount,
+    canonical_query,
     signed_headers,
 )
 
 CONNECTIONS_MAX = 100  # more callers than that wait for a connection, within their own timeout
 ANSWER_BYTES_MAX = 1 << 20  # an object of Amazon's has a few kilobytes
+DOCUMENT_BYTES_MAX = 64 << 20  # a report of 200,000 lines
 # They say that Amazon did not finish, so nothing about what happened.
 UNFINISHED = frozenset({408, 425})
 
@@ -78,6 +80,7 @@ class AmazonPayClient:
         path: str,
         body: str = "",
         *,
+        query: Mapping[str, str] | None = None,
         idempotency_key: str = "",
         simulation_code: str = "",
     ) -> dict[str, Any]:
@@ -88,6 +91,7 @@ class AmazonPayClient:
             method: upper case.
             path: below the version, for instance "charges/S01-...-C056351".
             body: JSON, sent as it is.
+            query: names and values, unencoded.
             idempotency_key: for POST; Amazon keeps the first answer under it for ever.
             simulation_code: what Amazon's sandbox is to simulate; it goes unsigned.
 
@@ -98,18 +102,20 @@ class AmazonPayClient:
         account = self.accounts[processor_account_id]
         base = urlsplit(self._api_base or ENDPOINTS[account.region])
         signed_path = f"{account.version_path}/{path}"
-        raw = body.encode()
+        raw, asked = body.encode(), canonical_query(query or {})
         headers = signed_headers(
-            account, method, base.netloc, signed_path, raw, self._clock(), idempotency_key
+            account, method, base.netloc, signed_path, raw, self._clock(), idempotency_key, asked
         )
         if simulation_code:
             headers["x-amz-pay-simulation-code"] = simulation_code
-        url = URL(f"{base.scheme}://{base.netloc}{base.path}{signed_path}", encoded=True)
+        address = f"{base.scheme}://{base.netloc}{base.path}{signed_path}"
+        url = URL(f"{address}?{asked}" if asked else address, encoded=True)
         try:
             async with self._http.request(
                 method, url, data=raw, headers=headers, allow_redirects=False
             ) as response:
-                status, found = response.status, await _read(response)
+                status = response.status
+                found = _object_of(await _read(response, ANSWER_BYTES_MAX))
         except (aiohttp.ClientError, TimeoutError) as error:
             raise NoAnswerError(type(error).__name__) from error
         if 200 <= status < 300:
@@ -119,14 +125,35 @@ class AmazonPayClient:
             raise NoAnswerError(f"status {status}")
         raise AmazonPayRefusedError(status, reason_code)
 
+    async def download(self, url: str) -> bytes:
+        """Fetches a document from the address that Amazon answered; it carries its own signature.
 
-async def _read(response: aiohttp.ClientResponse) -> dict[str, Any]:
-    """Reads a JSON object; whoever answers something else is not Amazon Pay."""
-    body = b""
+        Raises:
+            NoAnswerError: it can't be fetched, for instance since the address is over, or must not
+                be, since it would go unencrypted where Amazon's own is not.
+        """
+        if urlsplit(url).scheme != (urlsplit(self._api_base).scheme or "https"):
+            raise NoAnswerError("the document's address is not as safe as Amazon's own")
+        try:
+            async with self._http.get(URL(url, encoded=True), allow_redirects=False) as response:
+                if response.status != 200:
+                    raise NoAnswerError(f"status {response.status}")
+                return await _read(response, DOCUMENT_BYTES_MAX)
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            raise NoAnswerError(type(error).__name__) from error
+
+
+async def _read(response: aiohttp.ClientResponse, bytes_max: int) -> bytes:
+    body = bytearray()
     async for chunk in response.content.iter_any():
         body += chunk
-        if len(body) > ANSWER_BYTES_MAX:
+        if len(body) > bytes_max:
             raise NoAnswerError("the answer is too large")
+    return bytes(body)
+
+
+def _object_of(body: bytes) -> dict[str, Any]:
+    """Reads a JSON object; whoever answers something else is not Amazon Pay."""
     try:
         found = json.loads(body)
     except (ValueError, RecursionError) as error:

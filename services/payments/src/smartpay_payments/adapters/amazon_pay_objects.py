@@ -116,11 +116,12 @@ def charge_outcome(payment: Payment, charge: Json) -> Outcome:
     try:
         authorized = minor_units(charge.get("chargeAmount"), currency)
         captured = minor_units(charge.get("captureAmount"), currency)
+        refunded = minor_units(charge.get("refundedAmount"), currency)
     except ValueError:
         return NotKnown("unreadable_answer", charge_id)
     match state_of(charge):
         case "Captured":
-            return Charged(charge_id, authorized, captured)
+            return Charged(charge_id, authorized, captured, refunded_minor=refunded)
         case "Authorized":
             return Charged(charge_id, authorized, 0)
         case "AuthorizationInitiated":

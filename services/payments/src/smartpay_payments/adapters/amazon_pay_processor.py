@@ -214,7 +214,9 @@ class AmazonPayProcessor:
         account, path = attempt.processor_account_id, f"checkoutSessions/{session_id}"
         session = await self._client.call(account, "GET", path)
         amount = payment.order.amount
-        if state_of(session) == "Open" and not _is_fenced(payment, session):
+        # An attempt that has ended is looked at for what it came to, never to be charged.
+        is_open = attempt.end_time is None and not _is_fenced(payment, session)
+        if state_of(session) == "Open" and is_open:
             body = {"chargeAmount": price(amount.minor_units, amount.currency_code)}
             try:
                 session = await self._client.call(
@@ -377,7 +379,11 @@ class AmazonPayProcessor:
         Amazon lists no refunds. While others of the charge are open, too, only the money of all
         of them together tells whose it was.
         """
-        others = [r for r in payment.refunds if r.refund_id != refund.refund_id]
+        others = [
+            r
+            for r in payment.refunds
+            if r.refund_id != refund.refund_id and r.attempt_index == refund.attempt_index
+        ]
         path = f"charges/{attempt.processor_payment_id}"
         try:
             found = await self._client.call(attempt.processor_account_id, "GET", path)

@@ -1,7 +1,7 @@
 """Signs requests to Amazon Pay: AMZN-PAY-RSASSA-PSS-V2.
 
 https://developer.amazon.com/docs/amazon-pay-api-v2/signing-requests.html. The canonical request has
-these lines: method, path, sorted query (ours is always empty), one `name:value` for each signed
+these lines: method, path, sorted query, one `name:value` for each signed
 header, nothing, the signed names joined by semicolons, the hex SHA-256 of the body. Signed are the
 algorithm's name, a line break, and the hex SHA-256 of the canonical request.
 """
@@ -14,6 +14,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from urllib.parse import quote
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
@@ -87,12 +88,21 @@ def read_account(secret: str, *, livemode: bool) -> AmazonPayAccount:
     return AmazonPayAccount(key_id, found["store_id"], found["merchant_id"], region, livemode, key)
 
 
-def canonical_request(method: str, path: str, headers: Mapping[str, str], body: bytes) -> str:
+def canonical_query(query: Mapping[str, str]) -> str:
+    """Writes a query sorted by name, percent-encoded as RFC 3986 has it."""
+    return "&".join(
+        f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in sorted(query.items())
+    )
+
+
+def canonical_request(
+    method: str, path: str, headers: Mapping[str, str], body: bytes, query: str = ""
+) -> str:
     """Writes what both sides hash; header names are lower case, values free of line breaks."""
     names = sorted(headers)
     lines = "".join(f"{name}:{headers[name]}\n" for name in names)
     digest = hashlib.sha256(body).hexdigest()
-    return "\n".join((method, path, "", lines, ";".join(names), digest))
+    return "\n".join((method, path, query, lines, ";".join(names), digest))
 
 
 def signed_headers(
@@ -103,6 +113,7 @@ def signed_headers(
     body: bytes,
     now: datetime,
     idempotency_key: str = "",
+    query: str = "",
 ) -> dict[str, str]:
     """Answers every header of a request, the authorization included.
 
@@ -114,6 +125,7 @@ def signed_headers(
         body: exactly what is sent.
         now: aware; Amazon refuses a date that is minutes off.
         idempotency_key: for POST only; at most 32 of A-Z, a-z, 0-9, - and _.
+        query: canonical, without the question mark.
     """
     headers = {
         "accept": "application/json",
@@ -125,7 +137,8 @@ def signed_headers(
     }
     if idempotency_key:
         headers["x-amz-pay-idempotency-key"] = idempotency_key
-    digest = hashlib.sha256(canonical_request(method, path, headers, body).encode()).hexdigest()
+    canonical = canonical_request(method, path, headers, body, query)
+    digest = hashlib.sha256(canonical.encode()).hexdigest()
     signature = account.private_key.sign(
         f"{ALGORITHM}\n{digest}".encode(),
         padding.PSS(padding.MGF1(hashes.SHA256()), SALT_BYTES),

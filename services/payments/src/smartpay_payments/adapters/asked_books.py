@@ -1,7 +1,7 @@
-"""The books of rails that list nothing: each of our own attempts is asked for.
+"""The books of rails that don't list all charges: each of our own attempts is asked for.
 
-Amazon Pay lists no charges, and a chain knows no accounts of ours. So a charge that we know
-nothing of at all can't be found this way; everything we know of is compared.
+Amazon Pay reports charges only once they are settled, and a chain knows no payments. What we know
+nothing of at all is found in their partial lists; see `amazon_pay_reports`, `solana_pay_books`.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from smartpay_payments.adapters import (
     sqlite_payments,
     sqlite_reward_watch,
     sqlite_search,
+    sqlite_versions,
     sqlite_webhook_deliveries,
     sqlite_webhook_endpoints,
     sqlite_webhooks,
@@ -26,4 +27,7 @@ MIGRATIONS = [
     *sqlite_customers.MIGRATIONS,
     *sqlite_webhook_endpoints.MIGRATIONS,
     *sqlite_webhook_deliveries.MIGRATIONS,
+    *sqlite_audit.LATER_MIGRATIONS,
+    *sqlite_payments.LATER_MIGRATIONS,
+    *sqlite_versions.MIGRATIONS,
 ]

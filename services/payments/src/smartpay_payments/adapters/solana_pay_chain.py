@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import struct
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NotRequired, TypeVar, cast
 
@@ -60,6 +60,7 @@ class HistoryRow(TypedDict):
     signature: str
     err: object
     confirmationStatus: NotRequired[str | None]
+    blockTime: NotRequired[int | None]
 
 
 class Compiled(TypedDict):
@@ -269,18 +270,26 @@ class SolanaChain:
         Raises:
             ChainUnsureError: there are too many, or the chain can't be read.
         """
-        found: dict[str, None] = {}
+        found = {row["signature"]: None async for row in self.rows(address, HISTORY_PAGES_MAX)}
+        return list(reversed(found))
+
+    async def rows(self, address: str, pages_max: int) -> AsyncIterator[HistoryRow]:
+        """Yields the final, faultless transactions that name an address, newest first.
+
+        Raises:
+            ChainUnsureError: when iterated, and there are too many, or the chain can't be read.
+        """
         options = {"commitment": FINAL, "limit": HISTORY_PAGE}
-        for _ in range(HISTORY_PAGES_MAX):
+        for _ in range(pages_max):
             page = await self.rpc.ask(
                 list[HistoryRow], "getSignaturesForAddress", address, dict(options)
             )
             for row in page:
                 # Asked for final rows only; a node that mixes in others must not be believed.
                 if row["err"] is None and row.get("confirmationStatus", FINAL) in (None, FINAL):
-                    found[row["signature"]] = None
+                    yield row
             if len(page) < HISTORY_PAGE:
-                return list(reversed(found))
+                return
             options["before"] = page[-1]["signature"]
         raise ChainUnsureError("history_too_long")
 
@@ -337,24 +346,44 @@ def transfers_in(signature: str, view: TransactionView, wanted: Wanted) -> Itera
     Raises:
         ChainUnsureError: the transaction can't be made sense of.
     """
+    for reference, transfer in arrivals_in(signature, view, wanted.recipient, wanted.mint):
+        if reference == wanted.reference:
+            yield transfer
+
+
+def arrivals_in(
+    signature: str, view: TransactionView, recipient: str, mint: str
+) -> Iterator[tuple[str, Transfer]]:
+    """Yields all that one transaction brought a recipient, with the reference it names or "".
+
+    Args:
+        signature: the transaction's.
+        view: the transaction.
+        recipient: the wallet.
+        mint: the token's; empty for SOL.
+
+    Raises:
+        ChainUnsureError: the transaction can't be made sense of.
+    """
     meta, keys = view["meta"], keys_of(view)
-    if meta is None or meta["err"] is not None or wanted.destination not in keys:
+    credited = token_account(recipient, mint) if mint else recipient
+    if meta is None or meta["err"] is not None or credited not in keys:
         return
-    destination = keys.index(wanted.destination)
+    destination = keys.index(credited)
     try:
-        before, after = _holdings(meta, wanted.mint)
+        before, after = _holdings(meta, mint)
         left = after.get(destination, (0, ""))[0] - before.get(destination, (0, ""))[0]
         for movement in movements(view):
             # Lamports can be sent to a token account too; they are no tokens.
-            if movement.destination != destination or movement.is_token != bool(wanted.mint):
+            if movement.destination != destination or movement.is_token != bool(mint):
                 continue
             counted = max(0, min(movement.base_units, left))
             left -= counted
             held = before.get(movement.source) or after.get(movement.source)
-            payer = (held[1] if held and wanted.mint else "") or keys[movement.authority]
-            named = [keys[index] for index in movement.references[:1]]
-            if counted and named == [wanted.reference] and payer != wanted.recipient:
-                yield Transfer(f"{signature}:{movement.path}", counted, payer)
+            payer = (held[1] if held and mint else "") or keys[movement.authority]
+            reference = keys[movement.references[0]] if movement.references else ""
+            if counted and payer != recipient:
+                yield reference, Transfer(f"{signature}:{movement.path}", counted, payer)
     except (IndexError, ValueError) as error:
         raise ChainUnsureError("unreadable_transaction") from error
 

@@ -35,6 +35,10 @@ MIGRATIONS = [
     """,
 ]
 
+LATER_MIGRATIONS = [
+    "CREATE INDEX audit_by_time ON audit (merchant_id, livemode, time);",
+]
+
 _decode = msgspec.json.Decoder(AuditRecord).decode
 _encode = msgspec.json.Encoder().encode
 
@@ -72,6 +76,8 @@ class SqliteAudit:
         subject_id: str = "",
         actor: str = "",
         action: str = "",
+        time_from: datetime | None = None,
+        time_before: datetime | None = None,
     ) -> tuple[list[AuditRecord], str]:
         """Reads a page, newest first, and the position to go on after; "" at the end.
 
@@ -83,9 +89,19 @@ class SqliteAudit:
             subject_id: only of this subject; "" for all.
             actor: only by this actor; "" for all.
             action: only this action; "" for all.
+            time_from: only from this moment on.
+            time_before: only before this moment.
         """
         filters = {"subject_id": subject_id, "actor": actor, "action": action}
         where = "".join(f" AND {name} = :{name}" for name, wanted in filters.items() if wanted)
+        moments = {
+            "from": time_from and _text(time_from),
+            "before": time_before and _text(time_before),
+        }
+        if time_from is not None:
+            where += " AND time >= :from"
+        if time_before is not None:
+            where += " AND time < :before"
         if after:
             where += " AND position < :after"
 
@@ -96,6 +112,7 @@ class SqliteAudit:
                 " ORDER BY position DESC LIMIT :size + 1",
                 {
                     **filters,
+                    **moments,
                     "merchant_id": merchant_id,
                     "livemode": livemode,
                     # A position that nobody was given shows nothing.

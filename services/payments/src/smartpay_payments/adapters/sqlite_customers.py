@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import msgspec
@@ -12,10 +13,13 @@ from smartpay_payments.adapters.sqlite_audit import append_audit
 from smartpay_payments.domain.audit import AuditRecord
 from smartpay_payments.domain.customers import (
     Customer,
+    ErasedCustomer,
     Erasure,
+    customer_key,
     customer_not_found,
     erased,
 )
+from smartpay_payments.domain.events import CUSTOMER_ERASED
 from smartpay_payments.domain.instruments import INSTRUMENTS_MAX, SavedInstrument
 from smartpay_payments.domain.merchants import limit_reached
 from smartpay_payments.domain.payment import Payment
@@ -66,10 +70,16 @@ _payment = msgspec.json.Decoder(Payment).decode
 
 
 class SqliteCustomers:
-    """Stores customers, instruments and erasures; each method is one unit of work."""
+    """Stores customers, instruments and erasures; each method is one unit of work.
 
-    def __init__(self, store: SqliteStore) -> None:
+    Args:
+        store: the file.
+        wake_watchers: called after each erasure, so that watchers of the log read on.
+    """
+
+    def __init__(self, store: SqliteStore, wake_watchers: Callable[[], None]) -> None:
         self._store = store
+        self._wake_watchers = wake_watchers
 
     # ---- customers ---------------------------------------------------------------------------
 
@@ -376,11 +386,15 @@ class SqliteCustomers:
         )
 
     async def end_erasure(self, before: Erasure, after: Erasure, record: AuditRecord) -> bool:
-        """Removes the customer itself and ends the erasure, in one unit.
+        """Removes the customer itself, ends the erasure and tells of it, in one unit.
 
         Answers False, removing nothing, when something of the customer came meanwhile.
         """
         document = _encode(after)
+        key = customer_key(before.merchant_id, before.livemode, before.customer_id)
+        told = _encode(
+            ErasedCustomer(after.erasure_id, after.merchant_id, after.livemode, key, record.time)
+        )
         customer = (before.merchant_id, before.livemode, before.customer_id)
 
         def work(connection: sqlite3.Connection) -> bool:
@@ -403,10 +417,17 @@ class SqliteCustomers:
                     " WHERE merchant_id = ? AND livemode = ? AND customer_id = ?",
                     customer,
                 )
+                connection.execute(
+                    "INSERT INTO event (payment_id, version, type, time, document)"
+                    " VALUES (?, 1, ?, ?, ?)",
+                    (after.erasure_id, CUSTOMER_ERASED, _text(record.time), told),
+                )
                 append_audit(connection, record)
             return True
 
-        return await self._store.write(work)
+        ended = await self._store.write(work)
+        self._wake_watchers()
+        return ended
 
 
 def _find_customer(

@@ -20,6 +20,7 @@ from smartpay_payments.domain.ledger import (
     fee_legs,
     fees_account,
     payouts_account,
+    processor_account,
 )
 
 MIGRATIONS = [
@@ -304,24 +305,27 @@ class SqliteLedger:
         now: datetime,
     ) -> bool:
         """Posts what concerns an account as a whole; answers False when it is posted already."""
+        entries = [
+            LedgerEntry(transaction_id, account, minor, currency_code, now)
+            for account, minor in legs.items()
+            if minor
+        ]
+        return await self._store.write(
+            lambda connection: _post_once(connection, merchant_id, livemode, entries)
+        )
 
-        def work(connection: sqlite3.Connection) -> bool:
-            known = connection.execute(
-                "SELECT 1 FROM ledger_entry WHERE payment_id = '' AND merchant_id = ?"
-                " AND livemode = ? AND transaction_id = ?",
-                (merchant_id, livemode, transaction_id),
+    async def payment_of(self, processor_account_id: str, processor_payment_id: str) -> str:
+        """Finds the payment that a charge belongs to; "" when it is none of ours."""
+
+        def query(connection: sqlite3.Connection) -> str:
+            row = connection.execute(
+                "SELECT payment_id FROM attempt_by_processor_payment_id"
+                " WHERE processor_account_id = ? AND processor_payment_id = ?",
+                (processor_account_id, processor_payment_id),
             ).fetchone()
-            if known is not None:
-                return False
-            entries = [
-                LedgerEntry(transaction_id, account, minor, currency_code, now)
-                for account, minor in legs.items()
-                if minor
-            ]
-            post(connection, merchant_id, livemode, "", entries)
-            return True
+            return "" if row is None else row["payment_id"]
 
-        return await self._store.write(work)
+        return await self._store.read(query)
 
     async def settle_fee(
         self,
@@ -337,7 +341,8 @@ class SqliteLedger:
         """Sees to it that the fee of a payment's capture is booked as the processor settled it.
 
         A fee in the payment's own currency is the payment's to learn: it is made due, and its
-        story asks and books. One in another currency, which only the settlement tells, is posted.
+        story asks and books. One in another currency, which only the settlement tells, is posted;
+        one of a late charge that was given back is the account's, since the payment has none.
 
         Args:
             merchant_id: the tenant.
@@ -359,7 +364,16 @@ class SqliteLedger:
                 " AND livemode = ?",
                 (payment_id, merchant_id, livemode),
             ).fetchall()
-            captures = {r["currency_code"] for r in legs if r["transaction_id"] == "capture"}
+            theirs = [r for r in legs if r["account"] == processor_account(processor_account_id)]
+            captures = {r["currency_code"] for r in theirs if r["transaction_id"] == "capture"}
+            if not captures and any(r["transaction_id"].startswith("transfers:") for r in theirs):
+                entries = [
+                    LedgerEntry(f"late_fee:{line_id}", account, minor, currency_code, now)
+                    for account, minor in fee_legs(processor_account_id, fee_minor).items()
+                    if minor
+                ]
+                _post_once(connection, merchant_id, livemode, entries)
+                return True
             if not captures:
                 return False
             transaction_id = f"fee:{line_id}"
@@ -426,3 +440,24 @@ class SqliteLedger:
             return [row["payout_id"] for row in rows]
 
         return await self._store.read(query)
+
+
+def _post_once(
+    connection: sqlite3.Connection,
+    merchant_id: str,
+    livemode: bool,
+    entries: Sequence[LedgerEntry],
+) -> bool:
+    """Posts one transaction of an account as a whole; answers False when it is posted already."""
+    known = (
+        entries
+        and connection.execute(
+            "SELECT 1 FROM ledger_entry WHERE payment_id = '' AND merchant_id = ?"
+            " AND livemode = ? AND transaction_id = ?",
+            (merchant_id, livemode, entries[0].transaction_id),
+        ).fetchone()
+    )
+    if known or not entries:
+        return False
+    post(connection, merchant_id, livemode, "", entries)
+    return True

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from smartpay_chassis.sqlite import SqliteStore
 from smartpay_payments.adapters.sqlite_ledger import post, time_text
 from smartpay_payments.domain.ledger import REWARD_CURRENCY, LedgerEntry, reward_legs
-from smartpay_payments.domain.payment import Payment, RewardMark
 
 MIGRATIONS = [
     """
@@ -34,18 +32,6 @@ class Watched:
     merchant_id: str
     livemode: bool
     since: datetime
-
-
-def watch(connection: sqlite3.Connection, payment: Payment, entries: Sequence[LedgerEntry]) -> None:
-    """Awaits the reward of a payment that is being captured; part of that unit of work."""
-    if payment.reward_mark is RewardMark.NONE:
-        return
-    if any(entry.transaction_id == "capture" for entry in entries):
-        moment = time_text(payment.update_time)
-        connection.execute(
-            "INSERT OR IGNORE INTO reward_watch VALUES (?, ?, ?, ?, ?)",
-            (payment.payment_id, payment.merchant_id, payment.livemode, moment, moment),
-        )
 
 
 class SqliteRewardWatch:

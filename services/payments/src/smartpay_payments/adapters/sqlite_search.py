@@ -6,7 +6,6 @@ payments made while somebody reads page after page neither repeat nor hide other
 
 from __future__ import annotations
 
-import json
 import sqlite3
 
 from smartpay_payments.adapters.sqlite_ledger import time_text
@@ -40,30 +39,6 @@ MIGRATIONS = [
 ]
 
 SCAN_MAX = 20_000  # rows looked at for one page: some ten milliseconds of the one reader
-
-
-def put(connection: sqlite3.Connection, payment: Payment) -> None:
-    """Writes a payment's row, within the unit of work that stores the payment."""
-    order = payment.order
-    connection.execute(
-        "INSERT INTO payment_search VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-        " ON CONFLICT DO UPDATE SET status = excluded.status, processor = excluded.processor,"
-        " merchant_order_id = excluded.merchant_order_id, customer_id = excluded.customer_id,"
-        " metadata = excluded.metadata",
-        (
-            payment.merchant_id,
-            payment.livemode,
-            time_text(payment.create_time),
-            payment.payment_id,
-            payment.status.value,
-            payment.attempts[-1].processor if payment.attempts else "",
-            order.merchant_order_id,
-            order.customer_id,
-            order.amount.minor_units,
-            order.amount.currency_code,
-            json.dumps(order.metadata) if order.metadata else "{}",
-        ),
-    )
 
 
 def position_of(payment: Payment) -> str:

@@ -9,7 +9,7 @@ import msgspec
 
 from smartpay_chassis.sqlite import SqliteStore
 from smartpay_payments.adapters.sqlite_ledger import time_text
-from smartpay_payments.domain.payment import Payment, Status
+from smartpay_payments.domain.payment import AttemptStatus, Payment, Status
 from smartpay_payments.domain.webhooks import (
     Fate,
     Notice,
@@ -58,6 +58,8 @@ FORGET_BATCH = 500  # notices removed per unit of work; some milliseconds of the
 
 class _Tried(msgspec.Struct):
     processor_account_id: str
+    status: AttemptStatus
+    processor_payment_id: str = ""
 
 
 class _Glance(msgspec.Struct):
@@ -66,6 +68,16 @@ class _Glance(msgspec.Struct):
     status: Status
     update_time: datetime
     attempts: list[_Tried] = []
+
+    def topic_of(self, notice: Notice) -> Topic | None:
+        """Answers what a notice is about, knowing which charge it was that paid."""
+        paid = [a for a in self.attempts if a.status is AttemptStatus.SUCCEEDED]
+        told = notice.processor_payment_id
+        if notice.topic is not Topic.CHARGE or not paid or not told:
+            return notice.topic
+        # A permission's notice tells of all charges whose ids go on from its own.
+        is_paid_one = paid[0].processor_payment_id.startswith(told)
+        return Topic.CHARGE if is_paid_one else Topic.LATE_CHARGE
 
 
 _glance = msgspec.json.Decoder(_Glance).decode
@@ -161,13 +173,13 @@ class SqliteInbox:
             ).rowcount
             if not is_new:
                 return Fate.DUPLICATE
-            due = {
-                payment_id: look_time(now, glance.update_time)
-                for payment_id, glance in payments.items()
-                if is_news(notice.topic, glance.status)
-            }
-            for payment_id, moment in due.items():
-                _make_due(connection, payment_id, notice.topic, moment)
+            due = False
+            for payment_id, glance in payments.items():
+                topic = glance.topic_of(notice)
+                if topic is not None and is_news(topic, glance.status):
+                    moment = look_time(now, glance.update_time)
+                    _make_due(connection, payment_id, topic, moment)
+                    due = True
             if due:
                 return Fate.DUE
             return Fate.NOTHING_NEW if payments else Fate.NO_PAYMENT

@@ -10,7 +10,7 @@ import contextlib
 import sqlite3
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -36,6 +36,12 @@ CREATE TABLE theirs (
     processor_payment_id TEXT NOT NULL,
     document BLOB NOT NULL,
     PRIMARY KEY (payment_id, processor_account_id, processor_payment_id)
+) WITHOUT ROWID;
+CREATE TABLE told_fee (
+    processor_account_id TEXT NOT NULL,
+    processor_payment_id TEXT NOT NULL,
+    fee_minor INTEGER NOT NULL,
+    PRIMARY KEY (processor_account_id, processor_payment_id)
 ) WITHOUT ROWID;
 """
 
@@ -119,10 +125,33 @@ class Workbench:
                     matched.processor_payment_id,
                     _encode_charge(matched),
                 )
-                for matched in map(self._matched, charges)
+                for matched in map(self._with_fee, map(self._matched, charges))
             ),
         )
         self._sorted.execute("COMMIT")
+
+    def take_clues(
+        self, charges: Iterable[ProcessorCharge], processor_account_ids: Sequence[str]
+    ) -> None:
+        """Takes those charges of a list that is not whole which no attempt of ours is for.
+
+        Of the others, which are asked for one by one, only the fee is kept. Call it before `take`.
+
+        Args:
+            charges: as the processor lists them.
+            processor_account_ids: accounts whose attempts they may be; some are one there.
+        """
+        strays = []
+        for charge in charges:
+            name = charge.processor_payment_id
+            if not any(self._payment_of(account, name) for account in processor_account_ids):
+                strays.append(charge)
+            elif charge.fee_minor is not None:
+                self._sorted.execute(
+                    "INSERT OR REPLACE INTO told_fee VALUES (?, ?, ?)",
+                    (charge.processor_account_id, name, charge.fee_minor),
+                )
+        self.take(strays)
 
     def drop(self, processor_account_id: str) -> None:
         """Forgets the charges of an account that could not be read to the end."""
@@ -133,14 +162,26 @@ class Workbench:
     def _matched(self, charge: ProcessorCharge) -> ProcessorCharge:
         if charge.payment_id:
             return charge
+        found = self._payment_of(charge.processor_account_id, charge.processor_payment_id)
+        return replace(charge, payment_id=found) if found else charge
+
+    def _payment_of(self, processor_account_id: str, processor_payment_id: str) -> str:
         row = self._store.execute(
             "SELECT payment_id FROM attempt_by_processor_payment_id"
             " WHERE processor_account_id = ? AND processor_payment_id = ?",
+            (processor_account_id, processor_payment_id),
+        ).fetchone()
+        return "" if row is None else row["payment_id"]
+
+    def _with_fee(self, charge: ProcessorCharge) -> ProcessorCharge:
+        if charge.fee_minor is not None:
+            return charge
+        row = self._sorted.execute(
+            "SELECT fee_minor FROM told_fee"
+            " WHERE processor_account_id = ? AND processor_payment_id = ?",
             (charge.processor_account_id, charge.processor_payment_id),
         ).fetchone()
-        if row is None:
-            return charge
-        return replace(charge, payment_id=row["payment_id"])
+        return charge if row is None else replace(charge, fee_minor=row[0])
 
     def ours(self) -> Iterator[OurRecord]:
         """Yields the chosen payments, sorted by id, with what the books say of them."""

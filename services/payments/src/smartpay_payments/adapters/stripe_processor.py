@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import stripe
 import structlog
+from stripe import BalanceTransaction, Charge
 
 from smartpay_chassis.ids import derive
 from smartpay_payments.adapters.stripe_amounts import from_stripe, to_stripe
@@ -28,6 +29,7 @@ from smartpay_payments.domain.payment import (
     Payment,
     PendingCommand,
     Refund,
+    RefundReason,
     RefundStatus,
 )
 from smartpay_payments.domain.processor import (
@@ -51,6 +53,8 @@ KEY_LIFE = timedelta(hours=23)
 CLOCK_SKEW = timedelta(minutes=5)
 LIST_PAGES_MAX = 20  # of 100; a search that goes on longer is left to a person
 EXPAND = ["latest_charge.balance_transaction"]
+# Stripe knows no overpayments; what is given back as one was charged in addition.
+_REFUND_REASONS = {RefundReason.OVERPAYMENT: "duplicate"}
 
 
 class StripeProcessor:
@@ -141,7 +145,7 @@ class StripeProcessor:
                 client.v1.payment_intents.list_async, {"created": {"gte": since}}
             ):
                 if wanted.items() <= _metadata(intent).items():
-                    return await self._read(client, intent.id)
+                    return await self._read(client, payment, intent.id)
         except (*FAILURES, _UnfinishedSearchError) as error:
             return NotKnown(_code(error))
         if self._clock() - attempt.start_time > KEY_LIFE:
@@ -151,18 +155,22 @@ class StripeProcessor:
         return Declined("processing_error", soft=True)
 
     async def look(self, payment: Payment, attempt: Attempt) -> Outcome:
-        """Reads the intent."""
+        """Reads the intent; one whose id never came back is searched for."""
+        if not attempt.processor_payment_id:
+            return await self._search(payment, attempt)
         client = self._clients[attempt.processor_account_id]
         try:
-            return await self._read(client, attempt.processor_payment_id)
+            return await self._read(client, payment, attempt.processor_payment_id)
         except FAILURES as error:
             return NotKnown(_code(error), attempt.processor_payment_id)
 
-    async def _read(self, client: stripe.StripeClient, intent_id: str) -> Outcome:
+    async def _read(self, client: stripe.StripeClient, payment: Payment, intent_id: str) -> Outcome:
         intent = await client.v1.payment_intents.retrieve_async(
             intent_id,
             params={"expand": EXPAND},
         )
+        if _text(intent, "currency").upper() not in ("", payment.order.amount.currency_code):
+            return NotKnown("currency_mismatch", intent_id)
         return outcome_of(intent)
 
     async def capture(self, payment: Payment, attempt: Attempt, pending: PendingCommand) -> Outcome:
@@ -211,7 +219,7 @@ class StripeProcessor:
                     params={
                         "payment_intent": attempt.processor_payment_id,
                         "amount": to_stripe(refund.amount.minor_units, refund.amount.currency_code),
-                        "reason": refund.reason.value.lower(),
+                        "reason": _REFUND_REASONS.get(refund.reason, refund.reason.value.lower()),
                         "metadata": {"refund_id": refund.refund_id},
                     },
                     options={"idempotency_key": refund.refund_id},
@@ -318,20 +326,21 @@ def outcome_of(intent: stripe.PaymentIntent) -> Outcome:
         return NotKnown("unreadable_answer")
     match intent.status:
         case "succeeded":
-            charge = intent.latest_charge
-            fee = 0
-            if isinstance(charge, stripe.Charge) and isinstance(
-                charge.balance_transaction, stripe.BalanceTransaction
-            ):
-                moved = charge.balance_transaction
+            # By item: on each payment's way, and the SDK's attributes take six times as long.
+            charge, currency = intent["latest_charge"], intent["currency"]
+            fee = refunded = 0
+            if isinstance(charge, Charge):
+                refunded = getattr(charge, "amount_refunded", None) or 0
+                moved = charge["balance_transaction"]
                 # In another currency it is the settlement's to tell.
-                if moved.currency == intent.currency:
-                    fee = from_stripe(moved.fee, moved.currency)
+                if isinstance(moved, BalanceTransaction) and moved["currency"] == currency:
+                    fee = from_stripe(moved["fee"], currency)
             return Charged(
-                intent.id,
-                from_stripe(intent.amount, intent.currency),
-                from_stripe(intent.amount_received, intent.currency),
+                intent["id"],
+                from_stripe(intent["amount"], currency),
+                from_stripe(intent["amount_received"], currency),
                 fee,
+                refunded_minor=from_stripe(refunded, currency),
             )
         case "requires_capture":
             return Charged(intent.id, from_stripe(intent.amount_capturable, intent.currency), 0)

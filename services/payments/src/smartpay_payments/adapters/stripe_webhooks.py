@@ -27,14 +27,14 @@ _TIME_DIGITS_MAX = 12
 # What is not listed concerns no payment, and is taken without effect: endpoints may get all types.
 TOPICS: Mapping[str, Topic] = {
     "payment_intent.amount_capturable_updated": Topic.CHARGE,
-    "payment_intent.canceled": Topic.CHARGE,
-    "payment_intent.payment_failed": Topic.CHARGE,
+    "payment_intent.canceled": Topic.DECLINE,
+    "payment_intent.payment_failed": Topic.DECLINE,
     "payment_intent.processing": Topic.CHARGE,
     "payment_intent.requires_action": Topic.CHARGE,
     "payment_intent.succeeded": Topic.CHARGE,
     "charge.captured": Topic.CHARGE,
-    "charge.expired": Topic.CHARGE,
-    "charge.failed": Topic.CHARGE,
+    "charge.expired": Topic.DECLINE,
+    "charge.failed": Topic.DECLINE,
     "charge.pending": Topic.CHARGE,
     "charge.succeeded": Topic.CHARGE,
     "charge.updated": Topic.FEE,

@@ -11,6 +11,11 @@ from datetime import timedelta
 from smartpay_chassis.refusals import Kind, Refusal
 from smartpay_payments.domain.audit import Witness
 from smartpay_payments.domain.idempotency import Claim
+from smartpay_payments.domain.late_charges import (
+    CANCELED_BY_MERCHANT,
+    RESOLVED_NOT_CHARGED,
+    LateCharges,
+)
 from smartpay_payments.domain.outcomes import looked_in_vain, refund_after, with_outcome
 from smartpay_payments.domain.payment import (
     OPEN_REFUNDS,
@@ -62,6 +67,7 @@ class Commands:
         self._processors = versions.processors
         self._clock = versions.clock
         self._patience = versions.patience
+        self._late = LateCharges(versions)
 
     # ---- capture and cancel ------------------------------------------------------------------
 
@@ -79,7 +85,7 @@ class Commands:
             Refusal: ABORTED when the payment changed meanwhile.
         """
         if payment.status in UNSENT:
-            dropped = apply(payment, Happening.DROPPED, "canceled_by_merchant")
+            dropped = apply(payment, Happening.DROPPED, CANCELED_BY_MERCHANT)
             stored = await self._versions.store(payment, dropped, claim, witness)
             if stored is None:
                 raise payment_changed()
@@ -122,6 +128,8 @@ class Commands:
             changed = with_outcome(done, attempt, outcome, now, self._patience)
             if reason and changed.status is not goal:
                 changed = replace(changed, status_reason=reason)
+            elif pending.command is Command.CANCEL and changed.status is goal:
+                changed = replace(changed, status_reason=CANCELED_BY_MERCHANT)
         stored = await self._versions.store(payment, changed)
         return stored or await self._versions.winner(payment)
 
@@ -189,7 +197,8 @@ class Commands:
     # ---- what became of a charge since -------------------------------------------------------
 
     async def refresh(self, payment: Payment) -> Payment:
-        """Asks for disputes, and for fees the processor tells only later."""
+        """Asks for disputes, fees the processor tells only later, and charges that come late."""
+        payment = await self._late.look(payment)
         if payment.status is not Status.SUCCEEDED:
             return payment
         attempt = payment.paid_attempt
@@ -203,6 +212,30 @@ class Commands:
         if changed == payment:
             return payment
         return await self._versions.store(payment, changed) or await self._versions.winner(payment)
+
+    async def book_fee(
+        self,
+        merchant_id: str,
+        livemode: bool,
+        payment_id: str,
+        processor_account_id: str,
+        fee_minor: int,
+    ) -> bool:
+        """Stores the fee of the charge that paid, which only a settlement tells.
+
+        Answers False while no charge of the account has paid.
+        """
+        while True:
+            payment = await self._versions.repository.get(merchant_id, livemode, payment_id)
+            if payment is None or payment.status is not Status.SUCCEEDED:
+                return False
+            if payment.paid_attempt.processor_account_id != processor_account_id:
+                return False
+            if payment.fee_minor == fee_minor:
+                return True
+            changed = replace(payment, fee_minor=fee_minor)
+            if await self._versions.store(payment, changed) is not None:
+                return True
 
     async def submit_evidence(
         self,
@@ -304,7 +337,7 @@ class Commands:
                     attempt.processor_payment_id, whole, min(evidence.captured_minor, whole)
                 )
             case _:
-                settled = Declined("resolved_not_charged", soft=False)
+                settled = Declined(RESOLVED_NOT_CHARGED, soft=False)
         done = replace(payment, pending=None)
         changed = with_outcome(done, attempt, settled, now, self._patience)
         if isinstance(settled, Charged) and not settled.processor_payment_id:

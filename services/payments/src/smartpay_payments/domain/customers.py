@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -121,6 +122,24 @@ class Erasure:
     def is_done(self) -> bool:
         """True when nothing personal is left."""
         return self.end_time is not None
+
+
+@dataclass(frozen=True, slots=True)
+class ErasedCustomer:
+    """What is told of an erasure that is done, so that others forget the customer as well."""
+
+    erasure_id: str
+    merchant_id: str
+    livemode: bool
+    customer_key: str
+    """Says whom to nobody but those who know the id; see `customer_key`."""
+    time: datetime
+
+
+def customer_key(merchant_id: str, livemode: bool, customer_id: str) -> str:
+    """Names a customer by a hash, since an erased id must stand nowhere."""
+    lines = (merchant_id, "live" if livemode else "test", customer_id)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def is_settled(payment: Payment) -> bool:

@@ -1,13 +1,15 @@
-"""Names of what happened to a payment or a merchant; every stored version is one event."""
+"""Names of what happened to a payment, merchant or customer; every stored version is one event."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from smartpay_payments.domain.customers import ErasedCustomer
 from smartpay_payments.domain.merchants import Profile
 from smartpay_payments.domain.payment import Payment
 
 MERCHANT_UPDATED = "smartpay.merchant.updated.v1"
+CUSTOMER_ERASED = "smartpay.customer.erased.v1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,18 @@ class LoggedChange:
 
     position: int
     profile: Profile
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedErasure:
+    """A customer's erasure in the same log: its place, and who was erased."""
+
+    position: int
+    erased: ErasedCustomer
+
+
+Logged = LoggedEvent | LoggedChange | LoggedErasure
+"""Whatever the log holds."""
 
 
 def event_type(before: Payment | None, after: Payment) -> str:

@@ -120,8 +120,9 @@ def postings(before: Payment | None, after: Payment) -> Sequence[LedgerEntry]:
     stands = _matters(after)
     entries: list[LedgerEntry] = []
     for matter in {**stands, **stood}:
-        change = Counter(stands.get(matter, {}))
-        change.subtract(stood.get(matter, {}))
+        is_, was = stands.get(matter, {}), stood.get(matter, {})
+        # Counters would say it shorter and take three times as long.
+        change = {a: is_.get(a, 0) - was.get(a, 0) for a in {**is_, **was}}
         name = matter if matter not in stood else _renamed(matter, change, after.version)
         entries += _entries(after, name, change)
     return entries
@@ -156,11 +157,12 @@ def _matters(payment: Payment) -> dict[str, Legs]:
         return {}
     matters: dict[str, Legs] = {}
     merchant = merchant_account(payment.merchant_id)
-    attempt_index = _paying_attempt(payment).attempt_index
-    paying = _paying_attempt(payment).processor_account_id
+    paying_attempt = _paying_attempt(payment)
+    paying = paying_attempt.processor_account_id
     if payment.authorized_minor:
         open_minor = open_hold_minor(payment)
-        matters[f"authorize:{attempt_index}" if attempt_index else "authorize"] = {
+        index = paying_attempt.attempt_index
+        matters[f"authorize:{index}" if index else "authorize"] = {
             f"hold:{paying}": open_minor,
             f"held:{payment.merchant_id}": -open_minor,
         }

@@ -54,7 +54,8 @@ def with_outcome(
                 end_time=now,
             )
             changed = replace(
-                payment.with_attempt(ended),
+                payment,
+                attempts=payment.attempts_with(ended),
                 authorized_minor=max(outcome.authorized_minor, payment.authorized_minor),
                 captured_minor=outcome.captured_minor,
                 fee_minor=outcome.fee_minor or payment.fee_minor,

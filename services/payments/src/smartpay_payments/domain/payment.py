@@ -18,17 +18,18 @@ else:
     def replace(thing: T, /, **changes: object) -> T:
         """Answers a payment, or a part of one, with some fields changed.
 
-        As dataclasses.replace, which takes seven times as long for so many fields, and a payment
+        As dataclasses.replace, which takes twenty times as long for so many fields, and a payment
         is changed a dozen times on its way. Only for records without slots.
 
         Raises:
             TypeError: there is no such field.
         """
-        made = object.__new__(type(thing))
-        made.__dict__.update(thing.__dict__)
-        made.__dict__.update(changes)
-        if len(made.__dict__) != len(thing.__dict__):
+        fields = thing.__dict__ | changes
+        if len(fields) != len(thing.__dict__):
             raise TypeError(f"{type(thing).__name__} lacks a field of {sorted(changes)}")
+        made = object.__new__(type(thing))
+        # A frozen record takes no fields but at once, which is the fastest way as well.
+        object.__setattr__(made, "__dict__", fields)
         return made
 
 
@@ -391,14 +392,12 @@ class Payment:
 
     def with_attempt(self, attempt: Attempt) -> Payment:
         """Answers the payment with an attempt added or replaced by its index."""
-        if attempt.attempt_index == len(self.attempts):
-            return replace(self, attempts=(*self.attempts, attempt))
-        return replace(
-            self,
-            attempts=tuple(
-                attempt if a.attempt_index == attempt.attempt_index else a for a in self.attempts
-            ),
-        )
+        return replace(self, attempts=self.attempts_with(attempt))
+
+    def attempts_with(self, attempt: Attempt) -> tuple[Attempt, ...]:
+        """Answers the attempts with one added or replaced; an attempt's index is its place."""
+        index = attempt.attempt_index
+        return (*self.attempts[:index], attempt, *self.attempts[index + 1 :])
 
     def with_refund(self, refund: Refund) -> Payment:
         """Answers the payment with a refund added or replaced by its id; amounts follow."""

@@ -32,6 +32,8 @@ class Charged:
     fee_minor: int = 0
     transfers: tuple[Transfer, ...] = ()
     """Everything that came in, on rails where the payer sends; may sum to more than captured."""
+    refunded_minor: int = 0
+    """What was given back already, as far as the processor says so."""
 
 
 @dataclass(frozen=True, slots=True)

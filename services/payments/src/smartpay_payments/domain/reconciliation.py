@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Protocol
 
+from smartpay_payments.domain.late_charges import gives_back, may_be_charged_late, takes_up
 from smartpay_payments.domain.ledger import expected_balances
 from smartpay_payments.domain.payment import (
     NOT_PAID,
@@ -20,6 +21,7 @@ from smartpay_payments.domain.payment import (
     AttemptStatus,
     Payment,
     RefundReason,
+    RefundStatus,
 )
 
 
@@ -257,19 +259,28 @@ def _with_processor(
             yield from _paid_mismatches(payment, paid, matching)
     paid_elsewhere = matching is not None or (paid is not None and not all_charges)
     matched = matching.processor_payment_id if matching is not None else ""
-    others = [charge for charge in made if charge.processor_payment_id != matched]
+    others = []
+    for charge in made:
+        if charge.processor_payment_id == matched:
+            continue
+        if (late := _attempt_given_back(payment, charge)) is not None:
+            yield from _given_back_mismatches(payment, late, charge)
+        else:
+            others.append(charge)
     for number, charge in enumerate(others):
         if paid_elsewhere or number:
-            yield _break(BreakKind.DUPLICATE_CHARGE, payment, charge, "one charge")
-        else:
-            # Nothing here says that we are paid, and there it is. What was given up is not taken
-            # up again: its order may be paid by another payment, so a person decides.
             yield _break(
-                BreakKind.STATUS_MISMATCH,
+                BreakKind.DUPLICATE_CHARGE,
                 payment,
                 charge,
-                payment.status.value,
-                heals=payment.status not in NOT_PAID,
+                "one charge",
+                heals=_is_booked_late(payment, charge),
+            )
+        else:
+            # Nothing here says that we are paid, and there it is.
+            heals = payment.status not in NOT_PAID or _is_booked_late(payment, charge)
+            yield _break(
+                BreakKind.STATUS_MISMATCH, payment, charge, payment.status.value, heals=heals
             )
     for charge in charges:
         yield from _receipt_mismatches(payment, charge)
@@ -293,6 +304,51 @@ def _paid_attempt(payment: Payment) -> Attempt | None:
     if payment.pending is not None and payment.authorized_minor:
         return payment.last_attempt
     return None
+
+
+def _is_booked_late(payment: Payment, charge: ProcessorCharge) -> bool:
+    """Tells whether a look at the payment books a charge; see `late_charges`."""
+    if charge.currency_code != payment.order.amount.currency_code or charge.refunded_minor:
+        return False
+    is_ours = any(
+        may_be_charged_late(attempt)
+        and attempt.processor_account_id == charge.processor_account_id
+        and attempt.processor_payment_id in ("", charge.processor_payment_id)
+        for attempt in payment.attempts
+    )
+    if not charge.captured_minor:
+        return is_ours
+    return is_ours and (gives_back(payment) or takes_up(payment, charge.captured_minor))
+
+
+def _attempt_given_back(payment: Payment, charge: ProcessorCharge) -> Attempt | None:
+    """Finds the attempt whose late charge was booked to be given back."""
+    return next(
+        (
+            attempt
+            for attempt in payment.attempts
+            if attempt.status is not AttemptStatus.SUCCEEDED
+            and attempt.processor_payment_id == charge.processor_payment_id
+            and attempt.transfers
+            and charge.received_minor is None
+        ),
+        None,
+    )
+
+
+def _given_back_mismatches(
+    payment: Payment, attempt: Attempt, charge: ProcessorCharge
+) -> Iterator[Break]:
+    booked = sum(transfer.minor_units for transfer in attempt.transfers)
+    if booked != charge.captured_minor:
+        yield _break(BreakKind.AMOUNT_MISMATCH, payment, charge, f"{booked}")
+        return
+    refunds = [r for r in payment.refunds if r.attempt_index == attempt.attempt_index]
+    back = sum(r.amount.minor_units for r in refunds if r.status is RefundStatus.SUCCEEDED)
+    under_way = sum(r.amount.minor_units for r in refunds if r.status in OPEN_REFUNDS)
+    refunded = back if charge.refunded_minor is None else charge.refunded_minor
+    if not back <= refunded <= back + under_way or back + under_way < booked:
+        yield _break(BreakKind.REFUND_MISMATCH, payment, charge, f"{back} of {booked} given back")
 
 
 def _charge_of(attempt: Attempt, charges: Sequence[ProcessorCharge]) -> ProcessorCharge | None:

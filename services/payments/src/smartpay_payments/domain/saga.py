@@ -328,11 +328,12 @@ class Saga:
             status=AttemptStatus.STARTED,
             start_time=now,
         )
-        changed = payment.with_attempt(attempt)
-        if why is not None:
-            changed = apply(changed, why)
+        changed = payment if why is None else apply(payment, why)
         return replace(
-            changed, checks=0, retry_time=now + timedelta(seconds=self._patience.first_look_seconds)
+            changed,
+            attempts=changed.attempts_with(attempt),
+            checks=0,
+            retry_time=now + timedelta(seconds=self._patience.first_look_seconds),
         )
 
     # ---- go on from what is stored -----------------------------------------------------------

@@ -28,8 +28,12 @@ class ChargeFee:
     """The processor's id of the line that told it."""
     create_time: datetime
     payment_id: str
+    """Ours; empty when the line names only the charge."""
     fee_minor: int
     currency_code: str
+    processor_payment_id: str = ""
+    is_only_word: bool = False
+    """True when a look at the charge doesn't tell its fee, so that it is booked as told here."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,8 @@ class Effect(StrEnum):
     """The outcome is known: recovery plans no more looks for it."""
     FREE_ORDER = "free_order"
     """No money was taken or can be: the merchant's order id may be used again."""
+    HOLD_ORDER = "hold_order"
+    """Money was taken after all: the order id is held again, or the step can't be."""
     MARK_REWARD = "mark_reward"
     """The kind of the reward's mark is fixed with this step, for ever."""
 
@@ -87,6 +89,8 @@ _TO_ACT = _step(Status.REQUIRES_ACTION, Effect.STOP_LOOKING)
 _OFFERED = _step(Status.REQUIRES_CONFIRMATION, *_KNOWN)
 _SILENT = _step(Status.UNKNOWN)
 _PERSON = _step(Status.NEEDS_REVIEW, *_KNOWN)
+_CAPTURED_LATE = _step(Status.SUCCEEDED, *_KNOWN, Effect.MARK_REWARD, Effect.HOLD_ORDER)
+_AUTHORIZED_LATE = _step(Status.REQUIRES_CAPTURE, *_KNOWN, Effect.HOLD_ORDER)
 
 # What a processor may turn out to have done, wherever a call was on its way.
 _OUTCOMES = {
@@ -135,6 +139,11 @@ TABLE: dict[tuple[Status, Happening], Step] = {
     (Status.NEEDS_REVIEW, Happening.AUTHORIZED): _AUTHORIZED,
     (Status.NEEDS_REVIEW, Happening.DECLINED): _FAILED,
     (Status.NEEDS_REVIEW, Happening.CANCELED): _CANCELED,
+    # A processor shows money where there was to be none; see `late_charges`.
+    (Status.FAILED, Happening.CAPTURED): _CAPTURED_LATE,
+    (Status.FAILED, Happening.AUTHORIZED): _AUTHORIZED_LATE,
+    (Status.CANCELED, Happening.CAPTURED): _CAPTURED_LATE,
+    (Status.CANCELED, Happening.AUTHORIZED): _AUTHORIZED_LATE,
 }
 # Which status may follow which.
 NEXT: dict[Status, frozenset[Status]] = {

@@ -14,7 +14,7 @@ from smartpay_payments.domain.idempotency import Claim
 from smartpay_payments.domain.ledger import LedgerEntry, postings
 from smartpay_payments.domain.outcomes import with_overpayments_refunded
 from smartpay_payments.domain.patience import Patience
-from smartpay_payments.domain.payment import UNSETTLED, Payment, Transfer, replace
+from smartpay_payments.domain.payment import NOT_PAID, UNSETTLED, Payment, Transfer, replace
 from smartpay_payments.domain.processor import Processor, TransferRail
 
 
@@ -42,12 +42,14 @@ class Repository(Protocol):
         claim: Claim | None = None,
         audit: AuditRecord | None = None,
         planned: datetime | None = None,
+        holds_order: bool = False,
     ) -> bool:
         """Stores the next version of a payment with its event, ledger and audit entries.
 
         Answers False, storing nothing, when the stored version is not payment.version - 1, or
         when the next look is not planned for the given moment any more: then somebody else has
-        taken the payment up.
+        taken the payment up. With `holds_order` the order id is held again, and Refusal
+        ORDER_ALREADY_PAID raised, nothing stored, when another payment holds it.
         """
         ...
 
@@ -83,7 +85,7 @@ class Versions:
         self.processors = processors
         self.clock = clock
         self.patience = patience
-        self._derive_id = derive_id
+        self.derive_id = derive_id
         # Asking a protocol at run time is slow, and most payments never meet such a rail.
         self.transfer_rails = {
             name: rail for name, rail in processors.items() if isinstance(rail, TransferRail)
@@ -120,6 +122,10 @@ class Versions:
 
         Whatever the change is, what a payer sent too much is given back from here on: the
         refunds are part of the same version.
+
+        Raises:
+            Refusal: ORDER_ALREADY_PAID when the payment had ended without money, is to be paid
+                after all, and another payment holds its order id meanwhile.
         """
         version = before.version + 1
         now = self.clock()
@@ -137,25 +143,33 @@ class Versions:
         )
         audit = witness(before, after) if witness is not None else None
         planned = before.check_time if alone else None
-        saved = await self.repository.save(after, postings(before, after), claim, audit, planned)
+        holds_order = before.status in NOT_PAID and after.status not in NOT_PAID
+        saved = await self.repository.save(
+            after, postings(before, after), claim, audit, planned, holds_order
+        )
         return after if saved else None
 
     def _with_late_money(self, payment: Payment, now: datetime) -> Payment:
         for attempt in payment.attempts:
-            rail = self.transfer_rails.get(attempt.processor)
-            if rail is None or attempt.end_time is None:
+            if attempt.end_time is None:
                 continue
-            until = attempt.end_time + timedelta(seconds=rail.late_seconds)
+            rail, dust_minor = self.transfer_rails.get(attempt.processor), 0
+            if rail is not None:
+                until = attempt.end_time + timedelta(seconds=rail.late_seconds)
+                payment = replace(payment, late_until=max(until, payment.late_until or until))
+                dust_minor = rail.dust_minor(payment.order.amount.currency_code)
+            elif not attempt.transfers:
+                continue
             payment = with_overpayments_refunded(
-                replace(payment, late_until=max(until, payment.late_until or until)),
+                payment,
                 now,
                 partial(self._refund_id, payment.cell, payment.payment_id),
-                rail.dust_minor(payment.order.amount.currency_code),
+                dust_minor,
             )
         return payment
 
     def _refund_id(self, cell: str, payment_id: str, transfer: Transfer) -> str:
-        return self._derive_id("ref", cell, payment_id, transfer.transfer_id)
+        return self.derive_id("ref", cell, payment_id, transfer.transfer_id)
 
     async def postpone(self, payment: Payment) -> None:
         """Plans the next look at a payment about which nothing new is known."""

@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from smartpay_chassis.refusals import Kind, Refusal
-from smartpay_payments.domain.payment import Status
+from smartpay_payments.domain.payment import NOT_PAID, Status
 
 REPLAY_WINDOW = timedelta(minutes=5)
 """How far a notice's time may lie from ours, before and after; Stripe's own default."""
@@ -26,6 +26,10 @@ class Topic(StrEnum):
     """What a notice is about."""
 
     CHARGE = "charge"
+    DECLINE = "decline"
+    """A charge that was refused or given up."""
+    LATE_CHARGE = "late_charge"
+    """A charge of an attempt that is not the one that paid; the inbox finds that out."""
     REFUND = "refund"
     DISPUTE = "dispute"
     FEE = "fee"
@@ -114,9 +118,11 @@ def is_news(topic: Topic, status: Status) -> bool:
     A payment that failed or was canceled is looked at too: a processor that tells of money there
     knows something that we don't.
     """
+    if topic is Topic.DECLINE and status in NOT_PAID:
+        return False
     if topic is Topic.FEE:
         return status is Status.SUCCEEDED
-    if topic is Topic.CHARGE:
+    if topic in {Topic.CHARGE, Topic.DECLINE}:
         return status is not Status.SUCCEEDED and status not in _NEVER_ASKED
     return status not in _NEVER_ASKED
 

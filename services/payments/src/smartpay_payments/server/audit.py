@@ -13,6 +13,7 @@ from smartpay_chassis.pages import decode_page_token, encode_page_token, page_si
 from smartpay_payments.domain.audit import AuditRecord, Witness, changes_between, facts_of
 from smartpay_payments.domain.payment import Payment
 from smartpay_payments.messages import timestamp
+from smartpay_payments.server.payment_filters import moment_of
 
 Context = object  # gRPC's own context is the interceptors' business
 
@@ -105,6 +106,8 @@ class AuditReader(Protocol):
         subject_id: str = "",
         actor: str = "",
         action: str = "",
+        time_from: datetime | None = None,
+        time_before: datetime | None = None,
     ) -> tuple[list[AuditRecord], str]:
         """Reads a page, newest first, and the position to go on after; "" at the end."""
         ...
@@ -121,7 +124,13 @@ class AuditServicer(audit_pb2_grpc.AuditServiceServicer):
     ) -> audit_pb2.ListAuditRecordsResponse:
         """Lists the records, newest first."""
         call = current_call()
-        filters = (request.subject_id, request.actor, request.action)
+        filters = (
+            request.subject_id,
+            request.actor,
+            request.action,
+            request.time_from,
+            request.time_before,
+        )
         bound_to = f"audit {call.merchant_id} {call.livemode} {filters}"
         after = (
             decode_page_token(request.page_token, bound_to=bound_to) if request.page_token else ""
@@ -134,6 +143,8 @@ class AuditServicer(audit_pb2_grpc.AuditServiceServicer):
             subject_id=request.subject_id,
             actor=request.actor,
             action=request.action,
+            time_from=moment_of(request.time_from, "time_from"),
+            time_before=moment_of(request.time_before, "time_before"),
         )
         return audit_pb2.ListAuditRecordsResponse(
             records=[_record_message(r) for r in records],

@@ -8,18 +8,20 @@ from typing import Protocol
 
 from smartpay.payments.v1 import customers_pb2, customers_pb2_grpc
 from smartpay_chassis.calls import Call, current_call
-from smartpay_chassis.ids import derive
+from smartpay_chassis.ids import cell_of, derive
 from smartpay_chassis.pages import decode_page_token, encode_page_token, page_size
 from smartpay_chassis.refusals import idempotency_key_reused
 from smartpay_payments.domain.audit import AuditRecord
 from smartpay_payments.domain.customers import (
     Customer,
+    ErasedCustomer,
     Erasure,
     check_erasable,
     customer_exists,
     customer_not_found,
     erasure_not_found,
 )
+from smartpay_payments.domain.events import CUSTOMER_ERASED
 from smartpay_payments.domain.idempotency import request_hash
 from smartpay_payments.domain.instruments import SavedInstrument, instrument_not_found
 from smartpay_payments.domain.merchants import check_etag
@@ -256,4 +258,20 @@ def _erasure_message(erasure: Erasure) -> customers_pb2.Erasure:
         erased_payments=erasure.erased_payments,
         create_time=timestamp(erasure.create_time),
         end_time=timestamp(erasure.end_time),
+    )
+
+
+def customer_event_message(erased: ErasedCustomer) -> customers_pb2.CustomerEvent:
+    """Spells the event that ended an erasure, with the attributes of CloudEvents 1.0."""
+    return customers_pb2.CustomerEvent(
+        id=f"evt_{erased.erasure_id.removeprefix('era_')}",
+        source=f"smartpay/payments/{cell_of(erased.erasure_id)}",
+        specversion="1.0",
+        type=CUSTOMER_ERASED,
+        subject=erased.erasure_id,
+        time=timestamp(erased.time),
+        sequence=1,
+        merchant_id=erased.merchant_id,
+        livemode=erased.livemode,
+        customer_key=erased.customer_key,
     )

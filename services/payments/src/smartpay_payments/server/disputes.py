@@ -8,12 +8,12 @@ from typing import Protocol
 
 from smartpay.payments.v1 import disputes_pb2, disputes_pb2_grpc, payment_pb2
 from smartpay_chassis.calls import current_call
-from smartpay_chassis.pages import decode_page_token, encode_page_token, page_size
 from smartpay_chassis.refusals import Kind, Refusal
 from smartpay_payments.domain.commands import Commands
-from smartpay_payments.domain.payment import Payment, payment_not_found
+from smartpay_payments.domain.payment import Payment
 from smartpay_payments.messages import dispute_message
 from smartpay_payments.server.audit import witness_of
+from smartpay_payments.server.payment_parts import PaymentShelf, page_of_parts
 
 EVIDENCE = (
     "product_description",
@@ -25,17 +25,13 @@ EVIDENCE = (
 )
 
 
-class DisputeShelf(Protocol):
+class DisputeShelf(PaymentShelf, Protocol):
     """Where disputes are found by their own ids."""
 
     async def dispute_holder(
         self, merchant_id: str, livemode: bool, dispute_id: str
     ) -> Payment | None:
         """Reads the payment that a dispute belongs to."""
-        ...
-
-    async def get(self, merchant_id: str, livemode: bool, payment_id: str) -> Payment | None:
-        """Reads one payment of one merchant."""
         ...
 
     async def disputes(
@@ -72,19 +68,12 @@ class DisputesServicer(disputes_pb2_grpc.DisputesServiceServicer):
         self, request: disputes_pb2.ListDisputesRequest, context: object
     ) -> disputes_pb2.ListDisputesResponse:
         """Lists disputes, newest first."""
-        call = current_call()
-        bound_to = f"disputes {call.merchant_id} {call.livemode} {request.payment_id}"
-        after = (
-            decode_page_token(request.page_token, bound_to=bound_to) if request.page_token else ""
+        found, next_page_token = await page_of_parts(
+            request, "disputes", self._shelf.disputes, self._shelf
         )
-        found, position = await self._shelf.disputes(
-            call.merchant_id, call.livemode, request.payment_id, after, page_size(request.page_size)
-        )
-        if request.payment_id and not found:
-            await self._check_payment(request.payment_id)
         return disputes_pb2.ListDisputesResponse(
             disputes=[_dispute(payment, dispute_id) for dispute_id, payment in found],
-            next_page_token=encode_page_token(position, bound_to=bound_to) if position else "",
+            next_page_token=next_page_token,
         )
 
     async def SubmitDisputeEvidence(
@@ -117,11 +106,6 @@ class DisputesServicer(disputes_pb2_grpc.DisputesServiceServicer):
             payment, request.dispute_id, witness_of(current_call(), self._clock)
         )
         return disputes_pb2.AcceptDisputeResponse(dispute=_dispute(payment, request.dispute_id))
-
-    async def _check_payment(self, payment_id: str) -> None:
-        call = current_call()
-        if await self._shelf.get(call.merchant_id, call.livemode, payment_id) is None:
-            raise payment_not_found()
 
     async def _holder(self, dispute_id: str) -> Payment:
         call = current_call()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import contextlib
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import replace
@@ -28,7 +26,6 @@ from smartpay_chassis.refusals import (
 )
 from smartpay_payments.domain.commands import Commands, Evidence
 from smartpay_payments.domain.eligibility import Account, MerchantTerms
-from smartpay_payments.domain.events import LoggedChange, LoggedEvent
 from smartpay_payments.domain.idempotency import Claim, request_hash
 from smartpay_payments.domain.instruments import (
     Chargeable,
@@ -56,7 +53,6 @@ from smartpay_payments.domain.saga import Saga
 from smartpay_payments.domain.search import PaymentFilter
 from smartpay_payments.domain.versions import Repository, payment_changed
 from smartpay_payments.messages import (
-    event_message,
     ledger_message,
     money_of,
     order_of,
@@ -66,27 +62,23 @@ from smartpay_payments.messages import (
     reward_message,
 )
 from smartpay_payments.server.audit import witness_of
-from smartpay_payments.server.merchants import merchant_event_message
 from smartpay_payments.server.payment_filters import payment_filter_of
+from smartpay_payments.server.watch import EventLog, EventStreams
 
 log = structlog.get_logger()
 
 # The answer must leave before the caller's deadline does.
 ANSWER_MARGIN_SECONDS = 0.5
-WATCH_BATCH = 200
-# An idle stream says "caught up" so often, so that a dead peer is noticed.
-WATCH_HEARTBEAT_SECONDS = 15.0
 # Stories at work at once, those of callers who went away included; each holds some kilobytes.
 STORIES_MAX = 2048
 # Of the refunds of one payment that race, one wins each round; the rest may ask again.
 REFUND_TRIES = 16
 
 Story = Coroutine[object, object, Payment]
-Steps = list[tuple[int, payments_pb2.WatchResponse]]  # what Watch tells, by place in the log
 Context = object  # gRPC's own context is the interceptors' business
 
 
-class PaymentStore(Repository, Protocol):
+class PaymentStore(Repository, EventLog, Protocol):
     """What is read beside the story."""
 
     async def claim(self, operation_id: str) -> Claim | None:
@@ -105,14 +97,6 @@ class PaymentStore(Repository, Protocol):
 
     async def ledger(self, payment_id: str) -> Sequence[LedgerEntry]:
         """Reads a payment's ledger entries, oldest first."""
-        ...
-
-    async def log_after(self, position: int, limit: int) -> Sequence[LoggedEvent | LoggedChange]:
-        """Reads what comes next in the log; raises Refusal OUT_OF_RANGE when some is gone."""
-        ...
-
-    def next_commit(self) -> asyncio.Event:
-        """Answers what is set by the next commit; take it before reading, wait on it after."""
         ...
 
 
@@ -181,10 +165,8 @@ class PaymentsServicer(payments_pb2_grpc.PaymentsServiceServicer):
         self._clock = clock
         self._in_flight: dict[str, str] = {}
         self._running: set[asyncio.Task[Payment]] = set()
-        self._watchers_free = watchers_max
-        self._reads: dict[tuple[int, asyncio.Event], asyncio.Task[Steps]] = {}
+        self.streams = EventStreams(payments, watchers_max, changed_merchants)
         self._terms = terms or _mounted_terms
-        self._changed_merchants = changed_merchants
         self._saved = saved
 
     async def drain(self) -> None:
@@ -542,90 +524,11 @@ class PaymentsServicer(payments_pb2_grpc.PaymentsServiceServicer):
         self, request: payments_pb2.WatchRequest, context: Context
     ) -> AsyncIterator[payments_pb2.WatchResponse]:
         """Streams the log from a cursor, then waits for more."""
-        position = _position_of(request.cursor)
-        if self._watchers_free <= 0:
-            raise Refusal(
-                Kind.RESOURCE_EXHAUSTED,
-                "UNAVAILABLE",
-                "Too many services watch already.",
-                remedy="Close a stream or raise PAYMENTS_WATCHERS_MAX.",
-            )
-        self._watchers_free -= 1
-        try:
-            if not request.cursor:
-                # The log may have forgotten them, and settings hold until they are changed.
-                for profile in self._changed_merchants():
-                    yield payments_pb2.WatchResponse(merchant_event=merchant_event_message(profile))
-            while True:
-                committed = self._payments.next_commit()
-                steps = await self._steps_after(position, committed)
-                for _, step in steps:
-                    yield step
-                if steps:
-                    position = steps[-1][0]
-                if len(steps) < WATCH_BATCH:
-                    yield payments_pb2.WatchResponse(cursor=_cursor_of(position), caught_up=True)
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(WATCH_HEARTBEAT_SECONDS):
-                            await committed.wait()
-        finally:
-            self._watchers_free += 1
-
-    async def _steps_after(self, position: int, committed: asyncio.Event) -> Steps:
-        """Reads what comes next; watchers who stand at the same place share read and messages.
-
-        Only those who wait for the same commit share: a read that began before a commit may lack
-        it, and nobody wakes a watcher again who already waits for the next one.
-        """
-        place = (position, committed)
-        reading = self._reads.get(place)
-        if reading is None:
-            reading = asyncio.create_task(self._read_steps(position))
-            self._reads[place] = reading
-            reading.add_done_callback(lambda _: self._reads.pop(place))
-        # The others go on when one goes away.
-        return await asyncio.shield(reading)
-
-    async def _read_steps(self, position: int) -> Steps:
-        events = await self._payments.log_after(position, WATCH_BATCH)
-        return [(event.position, _step(event)) for event in events]
+        async with contextlib.aclosing(self.streams.stream(request.cursor)) as steps:
+            async for step in steps:
+                yield step
 
 
 def _mounted_terms(call: Call) -> MerchantTerms:
     assert call.merchant is not None  # the interceptor lets no call through without
     return terms_of(call.merchant)
-
-
-def _step(event: LoggedEvent | LoggedChange) -> payments_pb2.WatchResponse:
-    step = payments_pb2.WatchResponse(cursor=_cursor_of(event.position))
-    if isinstance(event, LoggedChange):
-        step.merchant_event.CopyFrom(merchant_event_message(event.profile))
-    else:
-        step.event.CopyFrom(event_message(event.payment))
-    return step
-
-
-_CURSOR_PREFIX = b"1 0 "  # form 1, shard 0: the embedded log has one shard
-
-
-def _cursor_of(position: int) -> str:
-    return base64.urlsafe_b64encode(_CURSOR_PREFIX + str(position).encode()).decode()
-
-
-def _position_of(cursor: str) -> int:
-    if not cursor:
-        return 0
-    try:
-        raw = base64.b64decode(cursor, altchars=b"-_", validate=True)
-    except (binascii.Error, ValueError):
-        raw = b""
-    position = raw.removeprefix(_CURSOR_PREFIX)
-    if raw.startswith(_CURSOR_PREFIX) and position.isdigit():
-        return int(position)
-    raise Refusal(
-        Kind.INVALID_ARGUMENT,
-        "CURSOR_INVALID",
-        "The cursor was not made by Watch.",
-        remedy="Use the cursor of the last answer, or an empty one.",
-        field="cursor",
-    )

@@ -8,25 +8,21 @@ from typing import Protocol
 
 from smartpay.payments.v1 import payment_pb2, refunds_pb2, refunds_pb2_grpc
 from smartpay_chassis.calls import current_call
-from smartpay_chassis.pages import decode_page_token, encode_page_token, page_size
 from smartpay_chassis.refusals import Kind, Refusal
 from smartpay_payments.domain.commands import Commands
-from smartpay_payments.domain.payment import Payment, payment_not_found
+from smartpay_payments.domain.payment import Payment
 from smartpay_payments.messages import refund_message
 from smartpay_payments.server.audit import witness_of
+from smartpay_payments.server.payment_parts import PaymentShelf, page_of_parts
 
 
-class RefundShelf(Protocol):
+class RefundShelf(PaymentShelf, Protocol):
     """Where refunds are found by their own ids."""
 
     async def refund_holder(
         self, merchant_id: str, livemode: bool, refund_id: str
     ) -> Payment | None:
         """Reads the payment that a refund belongs to."""
-        ...
-
-    async def get(self, merchant_id: str, livemode: bool, payment_id: str) -> Payment | None:
-        """Reads one payment of one merchant."""
         ...
 
     async def refunds(
@@ -63,19 +59,12 @@ class RefundsServicer(refunds_pb2_grpc.RefundsServiceServicer):
         self, request: refunds_pb2.ListRefundsRequest, context: object
     ) -> refunds_pb2.ListRefundsResponse:
         """Lists refunds, newest first."""
-        call = current_call()
-        bound_to = f"refunds {call.merchant_id} {call.livemode} {request.payment_id}"
-        after = (
-            decode_page_token(request.page_token, bound_to=bound_to) if request.page_token else ""
+        found, next_page_token = await page_of_parts(
+            request, "refunds", self._shelf.refunds, self._shelf
         )
-        found, position = await self._shelf.refunds(
-            call.merchant_id, call.livemode, request.payment_id, after, page_size(request.page_size)
-        )
-        if request.payment_id and not found:
-            await self._check_payment(request.payment_id)
         return refunds_pb2.ListRefundsResponse(
             refunds=[_refund(payment, refund_id) for refund_id, payment in found],
-            next_page_token=encode_page_token(position, bound_to=bound_to) if position else "",
+            next_page_token=next_page_token,
         )
 
     async def ResolveRefund(
@@ -91,11 +80,6 @@ class RefundsServicer(refunds_pb2_grpc.RefundsServiceServicer):
             witness_of(current_call(), self._clock, request.evidence),
         )
         return refunds_pb2.ResolveRefundResponse(refund=_refund(payment, request.refund_id))
-
-    async def _check_payment(self, payment_id: str) -> None:
-        call = current_call()
-        if await self._shelf.get(call.merchant_id, call.livemode, payment_id) is None:
-            raise payment_not_found()
 
     async def _holder(self, refund_id: str) -> Payment:
         call = current_call()
