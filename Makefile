@@ -106,8 +106,18 @@ reconcile-proof: setup ## 100,000 payments with seeded breaks reconciled; one JS
 	@.venv-bench/bin/pip install --quiet --no-deps --no-input -r $<
 	@touch $@
 
+.venv-bench-ray/ready: bench/requirements-ray.txt
+	@$(PYTHON) -m venv .venv-bench-ray
+	@.venv-bench-ray/bin/pip install --quiet --no-deps --no-input -r $<
+	@touch $@
+
+.venv-bench-bento/ready: bench/requirements-bento.txt
+	@$(PYTHON) -m venv .venv-bench-bento
+	@.venv-bench-bento/bin/pip install --quiet --no-deps --no-input -r $<
+	@touch $@
+
 .PHONY: bench
-bench: bench-mesh bench-payments ## every measurement there is
+bench: bench-mesh bench-payments bench-fraud ## every measurement there is
 
 .PHONY: bench-mesh
 bench-mesh: setup .venv-bench/ready ## edge and sidecars against plain gRPC and FastAPI; its last line is one JSON object
@@ -116,6 +126,10 @@ bench-mesh: setup .venv-bench/ready ## edge and sidecars against plain gRPC and 
 .PHONY: bench-payments
 bench-payments: setup .venv-bench/ready ## the durable saga against the bare call, and the store against PostgreSQL
 	@PYTHONPATH=bench/src $(VENV)/python -m smartpay_bench.payments $(if $(ROUNDS),--rounds $(ROUNDS))
+
+.PHONY: bench-fraud
+bench-fraud: setup .venv-train/ready .venv-bench-ray/ready .venv-bench-bento/ready ## trees, graph, reasons, batching against XGBoost, torch, Ray Serve and BentoML
+	@PYTHONPATH=bench/src $(VENV)/python -m smartpay_bench.fraud
 
 .PHONY: bench-test
 bench-test: setup .venv-bench/ready ## the benches' own tests: the rivals refuse what we refuse
@@ -147,9 +161,24 @@ protos: setup ## generate stubs, Envoy templates and the client out of the contr
 	@$(VENV)/python -m smartpay_gateway generate
 	@$(VENV)/python client/generate.py
 
+.venv-train/ready: services/fraud/requirements-train.txt
+	@$(PYTHON) -m venv .venv-train
+	@.venv-train/bin/pip install --quiet --no-deps --no-input -r $<
+	@printf '%s\n' "$$PWD/protos/gen" "$$PWD/chassis/src" "$$PWD/services/fraud/src" \
+	  > "$$(echo .venv-train/lib/python3*/site-packages)/smartpay-in-house.pth"
+	@touch $@
+
 .PHONY: train
-train: setup ## train the fraud bundle anew from the seeded generator
-	@$(VENV)/python -m smartpay_fraud.train
+train: .venv-train/ready ## judge the fraud models by the published protocol and train the bundle anew; ARGS="--transactions FILE --out BUNDLE" for your own table
+	@OMP_NUM_THREADS=1 .venv-train/bin/python -m smartpay_fraud.train $(ARGS)
+
+.PHONY: test-parity
+test-parity: setup ## features online equal features offline over 210,000 payments
+	@FRAUD_PARITY_PAYMENTS=210000 $(VENV)/python -m pytest -q services/fraud/tests/test_feature_parity.py
+
+.PHONY: test-training
+test-training: .venv-train/ready ## the training's own tests, with torch and XGBoost as the references
+	@OMP_NUM_THREADS=1 .venv-train/bin/python -m pytest -q services/fraud/training_tests
 
 .PHONY: lock
 lock: ## write the locks out of what .venv holds, after an upgrade

@@ -33,7 +33,7 @@ EASIER_ARGUMENTS = {
     "ProcessorCredentials": ("AnyCredentials", "as_credentials"),
 }
 # Texts of the contract that are moments, so that callers may give a datetime.
-MOMENTS = re.compile(r".*_time_(from|before)|as_of")
+MOMENTS = re.compile(r"(.*_)?time_(from|before)|as_of")
 # Service: the class of its calls, and the noun that their names needn't repeat.
 RESOURCES = {
     "PaymentsService": ("Payments", "Payment"),
@@ -48,6 +48,12 @@ RESOURCES = {
     "ExportsService": ("Exports", ""),
     "AuditService": ("Audit", "AuditRecord"),
     "FraudService": ("Fraud", ""),
+    "ListsService": ("FraudLists", "ScreeningList"),
+    "RulesService": ("FraudRules", "RuleSet"),
+    "PoliciesService": ("FraudPolicies", "FraudPolicy"),
+    "ReviewsService": ("FraudReviews", "Review"),
+    "ModelService": ("FraudModel", ""),
+    "FraudAuditService": ("FraudAudit", "FraudAuditRecord"),
     "RouterService": ("Route", "Decision"),
     "RewardsService": ("Rewards", "Reward"),
 }
@@ -61,6 +67,13 @@ CALLED = {
     "ExportPayments": "payments",
     "ExportLedgerEntries": "ledger_entries",
     "RecordLabel": "label",
+    "AddScreeningEntries": "add",
+    "RemoveScreeningEntries": "remove",
+    "ListScreeningEntries": "entries",
+    "ListRuleSets": "versions",
+    "ListRuleFields": "fields",
+    "BacktestRules": "backtest",
+    "GetModelStatus": "status",
 }
 # What the client does beyond the service.
 ABOUT = {

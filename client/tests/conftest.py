@@ -23,7 +23,17 @@ from google.protobuf.message_factory import GetMessageClass
 
 from smartpay.access.v1 import access_pb2
 from smartpay.assistant.v1 import assistant_pb2
-from smartpay.fraud.v1 import fraud_pb2
+from smartpay.fraud.v1 import (
+    audit_pb2 as fraud_audit_pb2,
+)
+from smartpay.fraud.v1 import (
+    fraud_pb2,
+    lists_pb2,
+    model_pb2,
+    policies_pb2,
+    reviews_pb2,
+    rules_pb2,
+)
 from smartpay.payments.v1 import (
     audit_pb2,
     customers_pb2,
@@ -51,6 +61,12 @@ SECRET = "the-client-secret"
 FILES = [
     assistant_pb2,
     fraud_pb2,
+    lists_pb2,
+    rules_pb2,
+    policies_pb2,
+    reviews_pb2,
+    model_pb2,
+    fraud_audit_pb2,
     payments_pb2,
     rewards_pb2,
     router_pb2,
@@ -87,7 +103,8 @@ def sample(message: Message, depth: int = 0) -> Message:
         if field.containing_oneof and field.containing_oneof.fields[0] is not field:
             continue
         if field.message_type and field.message_type.GetOptions().map_entry:
-            getattr(message, field.name)["key"] = "value"
+            is_text = field.message_type.fields_by_name["value"].type == field.TYPE_STRING
+            getattr(message, field.name)["key"] = "value" if is_text else 0.25
         elif field.message_type and field.message_type.full_name == "google.protobuf.Timestamp":
             getattr(message, field.name).FromJsonString("2026-03-01T10:20:30.123456Z")
         elif field.message_type:
@@ -281,7 +298,8 @@ class FakeEdge:
         query: dict[str, Any] = {}
         for name, value in request.url.params.multi_items():
             field = message.DESCRIPTOR.fields_by_camelcase_name[name]
-            query[name] = [*query.get(name, []), value] if field.is_repeated else value
+            told = value == "true" if field.type == field.TYPE_BOOL else value
+            query[name] = [*query.get(name, []), told] if field.is_repeated else told
         json_format.ParseDict({**body, **query, **path_values}, message)
         try:
             protovalidate.validate(message)

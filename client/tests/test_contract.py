@@ -23,8 +23,13 @@ from smartpay.access.v1 import access_pb2
 from smartpay.payments.v1 import payment_pb2
 from smartpay_client import (
     AmazonPayCredentials,
+    AssessmentVerdict,
     AsyncClient,
     Client,
+    Condition,
+    ConditionOperator,
+    FraudCosts,
+    FraudPolicyTerms,
     Instrument,
     MerchantSettings,
     Money,
@@ -32,6 +37,8 @@ from smartpay_client import (
     PaymentStatus,
     ProcessorFee,
     ProcessorToken,
+    Rule,
+    ScreeningEntry,
     SolanaCredentials,
     StripeCredentials,
     WebhookEndpoint,
@@ -47,6 +54,7 @@ if TYPE_CHECKING:
 CLIENT = Path(__file__).resolve().parents[1]
 ID = "d1" + "0" * 24
 PAYMENT, DECISION, ACCOUNT = f"pay_{ID}", f"dec_{ID}", f"pac_{ID}"
+SCREENING, REVIEW = f"lst_{ID}", f"rev_{ID}"
 REFUND, DISPUTE, INSTRUMENT, ENDPOINT = f"ref_{ID}", f"dis_{ID}", f"ins_{ID}", f"whe_{ID}"
 USD = Money(1999, "USD")
 CARD = {ACCOUNT: "pm_card_visa"}
@@ -60,6 +68,20 @@ SETTINGS = MerchantSettings(
     account_order=(ACCOUNT,),
     attempts_max=3,
     cascade_seconds=30,
+)
+RULE = Rule(
+    "TOO_MANY",
+    AssessmentVerdict.BLOCK,
+    (Condition("device_cards_10m", ConditionOperator.GREATER_OR_EQUAL, number=3),),
+    priority=7,
+    message="Too many cards.",
+    disabled=True,
+)
+TERMS = FraudPolicyTerms(
+    FraudCosts(1_500, 3_000, 20, 2_000, 30),
+    reviews_disabled=True,
+    control_basis_points=10,
+    control_cents_max=500,
 )
 PAYMENT_FILTERS: dict[str, Any] = {
     "status": ["FAILED", PaymentStatus.SUCCEEDED],
@@ -182,7 +204,12 @@ USES: dict[str, Any] = {
     "ExportPayments": lambda c: c.exports.payments("CSV", after=PAYMENT, **PAYMENT_FILTERS),
     "ExportLedgerEntries": lambda c: c.exports.ledger_entries("CSV", after="7", **ENTRY_FILTERS),
     "ListAuditRecords": lambda c: c.audit.list(
-        subject_id=PAYMENT, actor="client", action="MerchantsService.UpdateMerchant", page_size=3
+        subject_id=PAYMENT,
+        actor="client",
+        action="MerchantsService.UpdateMerchant",
+        time_from=KNOWN,
+        time_before="2026-02-01T00:00:00Z",
+        page_size=3,
     ),
     "Score": lambda c: c.fraud.score(
         transaction_id="t-1",
@@ -191,9 +218,48 @@ USES: dict[str, Any] = {
         instrument_fingerprint="print",
         device_id="phone",
         ip_address="203.0.113.7",
+        terminal_id="shop",
+        merchant_category="5732",
+        country="DE",
     ),
     "ScoreBatch": lambda c: c.fraud.score_batch([{"transaction_id": "t-1", "amount": USD}]),
     "RecordLabel": lambda c: c.fraud.label("t-1", "FRAUD", known_time=KNOWN),
+    "CreateScreeningList": lambda c: c.fraud_lists.create(
+        "thieves", "CUSTOMER", verdict="BLOCK", description="a note"
+    ),
+    "GetScreeningList": lambda c: c.fraud_lists.get(SCREENING),
+    "ListScreeningLists": lambda c: c.fraud_lists.list(page_size=3),
+    "DeleteScreeningList": lambda c: c.fraud_lists.delete(SCREENING),
+    "AddScreeningEntries": lambda c: c.fraud_lists.add(
+        SCREENING, [ScreeningEntry("payer", expire_time=KNOWN, note="a note")]
+    ),
+    "RemoveScreeningEntries": lambda c: c.fraud_lists.remove(SCREENING, ["payer"]),
+    "ListScreeningEntries": lambda c: c.fraud_lists.entries(SCREENING, page_size=3),
+    "GetRuleSet": lambda c: c.fraud_rules.get(version=2),
+    "ListRuleSets": lambda c: c.fraud_rules.versions(page_size=3),
+    "ListRuleFields": lambda c: c.fraud_rules.fields(page_size=3),
+    "UpdateRuleSet": lambda c: c.fraud_rules.update(1, rules=[RULE], note="a note"),
+    "BacktestRules": lambda c: c.fraud_rules.backtest(
+        rules=[RULE],
+        policy=TERMS,
+        create_time_from=KNOWN,
+        create_time_before="2026-02-01T00:00:00Z",
+        transactions_max=9,
+        cursor="7",
+    ),
+    "GetFraudPolicy": lambda c: c.fraud_policy.get(),
+    "UpdateFraudPolicy": lambda c: c.fraud_policy.update("e1", TERMS),
+    "ListReviews": lambda c: c.fraud_reviews.list(
+        state="OPEN", assignee="ada", unassigned=True, create_time_before=KNOWN, page_size=3
+    ),
+    "GetReview": lambda c: c.fraud_reviews.get(REVIEW),
+    "AssignReview": lambda c: c.fraud_reviews.assign(REVIEW, "e1"),
+    "UnassignReview": lambda c: c.fraud_reviews.unassign(REVIEW, "e1"),
+    "ResolveReview": lambda c: c.fraud_reviews.resolve(REVIEW, "e1", "APPROVE", note="knows them"),
+    "GetModelStatus": lambda c: c.fraud_model.status(),
+    "ListFraudAuditRecords": lambda c: c.fraud_audit.list(
+        subject_id="rules", actor="ada", action="RulesService.UpdateRuleSet", page_size=3
+    ),
     "Decide": lambda c: c.route.decide(USD, CARD, risk=0.5),
     "GetDecision": lambda c: c.route.get(DECISION),
     "RecordOutcome": lambda c: c.route.record_outcome(
@@ -207,7 +273,12 @@ USES: dict[str, Any] = {
 }
 LISTS = [rpc for rpc in USES if rpc.startswith("List")]
 STREAMS = [*LISTS, "ExportPayments", "ExportLedgerEntries", "Chat"]
-NOTHING_TO_READ = ("RecordLabel", "RecordOutcome", "DeleteWebhookEndpoint")
+NOTHING_TO_READ = (
+    "RecordLabel",
+    "RecordOutcome",
+    "DeleteWebhookEndpoint",
+    "DeleteScreeningList",
+)
 # Fields that no merchant can set, that the client fills in, or that another one stands for.
 NOT_SENT = {
     "Decide": {"payment_id", "decision_id"},

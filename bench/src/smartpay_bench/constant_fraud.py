@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+from collections.abc import AsyncIterator
 
 import grpc
 import uvloop
@@ -41,6 +42,17 @@ class ConstantFraud(fraud_pb2_grpc.FraudServiceServicer):
         return fraud_pb2.ScoreBatchResponse(
             assessments=[ANSWER.assessment] * len(request.transactions)
         )
+
+    async def ScoreStream(  # noqa: N802
+        self,
+        request_iterator: AsyncIterator[fraud_pb2.ScoreStreamRequest],
+        context: grpc.aio.ServicerContext[
+            fraud_pb2.ScoreStreamRequest, fraud_pb2.ScoreStreamResponse
+        ],
+    ) -> AsyncIterator[fraud_pb2.ScoreStreamResponse]:
+        """Answers each the same; the contract asks for it, no path calls it."""
+        async for _ in request_iterator:
+            yield fraud_pb2.ScoreStreamResponse(assessment=ANSWER.assessment)
 
     async def RecordLabel(  # noqa: N802
         self,

@@ -8,29 +8,42 @@ from smartpay_client import _methods as methods
 from smartpay_client import limits
 from smartpay_client._contract import (
     Assessment,
+    AssessmentVerdict,
     AuditRecord,
+    BacktestRulesResponse,
     Balance,
     Customer,
     Decision,
     Dispute,
     Erasure,
     ExportFormat,
+    FraudAuditRecord,
+    FraudPolicy,
+    FraudPolicyTerms,
+    GetReviewResponse,
     Label,
     LedgerEntry,
     ListAuditRecordsResponse,
     ListBalancesResponse,
     ListCustomersResponse,
     ListDisputesResponse,
+    ListFraudAuditRecordsResponse,
     ListInstrumentsResponse,
     ListLedgerEntriesResponse,
     ListPaymentsResponse,
     ListProcessorAccountsResponse,
     ListRefundsResponse,
+    ListReviewsResponse,
     ListRewardsResponse,
+    ListRuleFieldsResponse,
+    ListRuleSetsResponse,
+    ListScreeningEntriesResponse,
+    ListScreeningListsResponse,
     ListWebhookDeliveriesResponse,
     ListWebhookEndpointsResponse,
     Merchant,
     MerchantSettings,
+    ModelStatus,
     Money,
     Outcome,
     Payment,
@@ -42,11 +55,20 @@ from smartpay_client._contract import (
     RefundReason,
     ResolvePaymentOutcome,
     ResolveRefundOutcome,
+    Review,
     ReviewPaymentVerdict,
+    ReviewResolution,
+    ReviewState,
     Reward,
+    Rule,
+    RuleField,
+    RuleSet,
     SavedInstrument,
     ScoreBatchResponse,
     ScoreRequest,
+    ScreeningEntry,
+    ScreeningList,
+    ScreeningListKind,
     WebhookDelivery,
     WebhookDeliveryStatus,
     WebhookEndpoint,
@@ -733,6 +755,8 @@ class AsyncAudit(AsyncResource):
         subject_id: str | None = None,
         actor: str | None = None,
         action: str | None = None,
+        time_from: datetime | str | None = None,
+        time_before: datetime | str | None = None,
         **options: Unpack[CallOptions],
     ) -> AsyncIterator[AuditRecord]:
         """As `Audit.list`."""
@@ -741,6 +765,8 @@ class AsyncAudit(AsyncResource):
             "subject_id": subject_id,
             "actor": actor,
             "action": action,
+            "time_from": time_from,
+            "time_before": time_before,
         }
         return self._pages(
             ListAuditRecordsResponse,
@@ -763,6 +789,9 @@ class AsyncFraud(AsyncResource):
         instrument_fingerprint: str | None = None,
         device_id: str | None = None,
         ip_address: str | None = None,
+        terminal_id: str | None = None,
+        merchant_category: str | None = None,
+        country: str | None = None,
         **options: Unpack[CallOptions],
     ) -> Assessment:
         """As `Fraud.score`."""
@@ -773,6 +802,9 @@ class AsyncFraud(AsyncResource):
             "instrument_fingerprint": instrument_fingerprint,
             "device_id": device_id,
             "ip_address": ip_address,
+            "terminal_id": terminal_id,
+            "merchant_category": merchant_category,
+            "country": country,
         }
         return await self._ask(Assessment, methods.SCORE, options, fields)
 
@@ -802,6 +834,259 @@ class AsyncFraud(AsyncResource):
             "known_time": known_time,
         }
         await self._tell(methods.RECORD_LABEL, options, fields)
+
+
+class AsyncFraudLists(AsyncResource):
+    """The same calls as `FraudLists`."""
+
+    async def create(
+        self,
+        name: str,
+        kind: ScreeningListKind | str,
+        *,
+        verdict: AssessmentVerdict | str | None = None,
+        description: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> ScreeningList:
+        """As `FraudLists.create`."""
+        fields: dict[str, object] = {
+            "name": name,
+            "kind": word(ScreeningListKind, kind),
+            "verdict": word(AssessmentVerdict, verdict),
+            "description": description,
+        }
+        return await self._ask(ScreeningList, methods.CREATE_SCREENING_LIST, options, fields)
+
+    async def get(self, list_id: str, **options: Unpack[CallOptions]) -> ScreeningList:
+        """As `FraudLists.get`."""
+        fields: dict[str, object] = {"list_id": list_id}
+        return await self._ask(ScreeningList, methods.GET_SCREENING_LIST, options, fields)
+
+    def list(
+        self, *, page_size: int = limits.PAGE_SIZE, **options: Unpack[CallOptions]
+    ) -> AsyncIterator[ScreeningList]:
+        """As `FraudLists.list`."""
+        fields: dict[str, object] = {"page_size": page_size}
+        return self._pages(
+            ListScreeningListsResponse,
+            lambda page: page.lists,
+            methods.LIST_SCREENING_LISTS,
+            options,
+            fields,
+        )
+
+    async def delete(self, list_id: str, **options: Unpack[CallOptions]) -> None:
+        """As `FraudLists.delete`."""
+        fields: dict[str, object] = {"list_id": list_id}
+        await self._tell(methods.DELETE_SCREENING_LIST, options, fields)
+
+    async def add(
+        self, list_id: str, entries: Sequence[ScreeningEntry], **options: Unpack[CallOptions]
+    ) -> ScreeningList:
+        """As `FraudLists.add`."""
+        fields: dict[str, object] = {"list_id": list_id, "entries": entries}
+        return await self._ask(ScreeningList, methods.ADD_SCREENING_ENTRIES, options, fields)
+
+    async def remove(
+        self, list_id: str, values: Sequence[str], **options: Unpack[CallOptions]
+    ) -> ScreeningList:
+        """As `FraudLists.remove`."""
+        fields: dict[str, object] = {"list_id": list_id, "values": values}
+        return await self._ask(ScreeningList, methods.REMOVE_SCREENING_ENTRIES, options, fields)
+
+    def entries(
+        self, list_id: str, *, page_size: int = limits.PAGE_SIZE, **options: Unpack[CallOptions]
+    ) -> AsyncIterator[ScreeningEntry]:
+        """As `FraudLists.entries`."""
+        fields: dict[str, object] = {"list_id": list_id, "page_size": page_size}
+        return self._pages(
+            ListScreeningEntriesResponse,
+            lambda page: page.entries,
+            methods.LIST_SCREENING_ENTRIES,
+            options,
+            fields,
+        )
+
+
+class AsyncFraudRules(AsyncResource):
+    """The same calls as `FraudRules`."""
+
+    async def get(self, *, version: int | None = None, **options: Unpack[CallOptions]) -> RuleSet:
+        """As `FraudRules.get`."""
+        fields: dict[str, object] = {"version": version}
+        return await self._ask(RuleSet, methods.GET_RULE_SET, options, fields)
+
+    def versions(
+        self, *, page_size: int = limits.PAGE_SIZE, **options: Unpack[CallOptions]
+    ) -> AsyncIterator[RuleSet]:
+        """As `FraudRules.versions`."""
+        fields: dict[str, object] = {"page_size": page_size}
+        return self._pages(
+            ListRuleSetsResponse,
+            lambda page: page.rule_sets,
+            methods.LIST_RULE_SETS,
+            options,
+            fields,
+        )
+
+    def fields(
+        self, *, page_size: int = limits.PAGE_SIZE, **options: Unpack[CallOptions]
+    ) -> AsyncIterator[RuleField]:
+        """As `FraudRules.fields`."""
+        fields: dict[str, object] = {"page_size": page_size}
+        return self._pages(
+            ListRuleFieldsResponse,
+            lambda page: page.fields,
+            methods.LIST_RULE_FIELDS,
+            options,
+            fields,
+        )
+
+    async def update(
+        self,
+        base_version: int,
+        *,
+        rules: Sequence[Rule] | None = None,
+        note: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> RuleSet:
+        """As `FraudRules.update`."""
+        fields: dict[str, object] = {"base_version": base_version, "rules": rules, "note": note}
+        return await self._ask(RuleSet, methods.UPDATE_RULE_SET, options, fields)
+
+    async def backtest(
+        self,
+        *,
+        rules: Sequence[Rule] | None = None,
+        policy: FraudPolicyTerms | None = None,
+        create_time_from: datetime | str | None = None,
+        create_time_before: datetime | str | None = None,
+        transactions_max: int | None = None,
+        cursor: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> BacktestRulesResponse:
+        """As `FraudRules.backtest`."""
+        fields: dict[str, object] = {
+            "rules": rules,
+            "policy": policy,
+            "create_time_from": create_time_from,
+            "create_time_before": create_time_before,
+            "transactions_max": transactions_max,
+            "cursor": cursor,
+        }
+        return await self._ask(BacktestRulesResponse, methods.BACKTEST_RULES, options, fields)
+
+
+class AsyncFraudPolicies(AsyncResource):
+    """The same calls as `FraudPolicies`."""
+
+    async def get(self, **options: Unpack[CallOptions]) -> FraudPolicy:
+        """As `FraudPolicies.get`."""
+        fields: dict[str, object] = {}
+        return await self._ask(FraudPolicy, methods.GET_FRAUD_POLICY, options, fields)
+
+    async def update(
+        self, etag: str, terms: FraudPolicyTerms, **options: Unpack[CallOptions]
+    ) -> FraudPolicy:
+        """As `FraudPolicies.update`."""
+        fields: dict[str, object] = {"etag": etag, "terms": terms}
+        return await self._ask(FraudPolicy, methods.UPDATE_FRAUD_POLICY, options, fields)
+
+
+class AsyncFraudReviews(AsyncResource):
+    """The same calls as `FraudReviews`."""
+
+    def list(
+        self,
+        *,
+        page_size: int = limits.PAGE_SIZE,
+        state: ReviewState | str | None = None,
+        assignee: str | None = None,
+        unassigned: bool | None = None,
+        create_time_before: datetime | str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> AsyncIterator[Review]:
+        """As `FraudReviews.list`."""
+        fields: dict[str, object] = {
+            "page_size": page_size,
+            "state": word(ReviewState, state),
+            "assignee": assignee,
+            "unassigned": unassigned,
+            "create_time_before": create_time_before,
+        }
+        return self._pages(
+            ListReviewsResponse, lambda page: page.reviews, methods.LIST_REVIEWS, options, fields
+        )
+
+    async def get(self, review_id: str, **options: Unpack[CallOptions]) -> GetReviewResponse:
+        """As `FraudReviews.get`."""
+        fields: dict[str, object] = {"review_id": review_id}
+        return await self._ask(GetReviewResponse, methods.GET_REVIEW, options, fields)
+
+    async def assign(self, review_id: str, etag: str, **options: Unpack[CallOptions]) -> Review:
+        """As `FraudReviews.assign`."""
+        fields: dict[str, object] = {"review_id": review_id, "etag": etag}
+        return await self._ask(Review, methods.ASSIGN_REVIEW, options, fields)
+
+    async def unassign(self, review_id: str, etag: str, **options: Unpack[CallOptions]) -> Review:
+        """As `FraudReviews.unassign`."""
+        fields: dict[str, object] = {"review_id": review_id, "etag": etag}
+        return await self._ask(Review, methods.UNASSIGN_REVIEW, options, fields)
+
+    async def resolve(
+        self,
+        review_id: str,
+        etag: str,
+        resolution: ReviewResolution | str,
+        *,
+        note: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> Review:
+        """As `FraudReviews.resolve`."""
+        fields: dict[str, object] = {
+            "review_id": review_id,
+            "etag": etag,
+            "resolution": word(ReviewResolution, resolution),
+            "note": note,
+        }
+        return await self._ask(Review, methods.RESOLVE_REVIEW, options, fields)
+
+
+class AsyncFraudModel(AsyncResource):
+    """The same calls as `FraudModel`."""
+
+    async def status(self, **options: Unpack[CallOptions]) -> ModelStatus:
+        """As `FraudModel.status`."""
+        fields: dict[str, object] = {}
+        return await self._ask(ModelStatus, methods.GET_MODEL_STATUS, options, fields)
+
+
+class AsyncFraudAudit(AsyncResource):
+    """The same calls as `FraudAudit`."""
+
+    def list(
+        self,
+        *,
+        page_size: int = limits.PAGE_SIZE,
+        subject_id: str | None = None,
+        actor: str | None = None,
+        action: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> AsyncIterator[FraudAuditRecord]:
+        """As `FraudAudit.list`."""
+        fields: dict[str, object] = {
+            "page_size": page_size,
+            "subject_id": subject_id,
+            "actor": actor,
+            "action": action,
+        }
+        return self._pages(
+            ListFraudAuditRecordsResponse,
+            lambda page: page.records,
+            methods.LIST_FRAUD_AUDIT_RECORDS,
+            options,
+            fields,
+        )
 
 
 class AsyncRoute(AsyncResource):

@@ -147,6 +147,59 @@ class AskResponse:
     usage: Usage | None = None
 
 
+@dataclass(frozen=True)
+class FraudAuditChange:
+    """One field's change.
+
+    Attributes:
+        field: The field, for instance "state".
+        before: Its value before; empty when there was none.
+        after: Its value after; empty when there is none.
+    """
+
+    field: str = ""
+    before: str = ""
+    after: str = ""
+
+
+@dataclass(frozen=True)
+class FraudAuditRecord:
+    """One change, and who made it.
+
+    Attributes:
+        audit_id: Our id: aud_, the cell, 24 characters.
+        time: When it was made.
+        actor: Who made it: the subject of the token (a client or a person), or "system:<work>" for
+            our own, for instance "system:payments" for what a payment's event brought.
+        action: What was done: the method, for instance "ReviewsService.ResolveReview".
+        subject_id: To what: the id of the list or review, "rules" or "policy".
+        request_id: The request id of the call, to find it in all logs; empty when there was no
+            call.
+        changes: What changed, in the order of the fields' names.
+    """
+
+    audit_id: str = ""
+    time: datetime | None = None
+    actor: str = ""
+    action: str = ""
+    subject_id: str = ""
+    request_id: str = ""
+    changes: tuple[FraudAuditChange, ...] = ()
+
+
+@dataclass(frozen=True)
+class ListFraudAuditRecordsResponse:
+    """A page of records.
+
+    Attributes:
+        records: The records, newest first.
+        next_page_token: Ask with it for the next page; empty at the end.
+    """
+
+    records: tuple[FraudAuditRecord, ...] = ()
+    next_page_token: str = ""
+
+
 class AssessmentVerdict(Word, prefix="VERDICT_"):
     """What to do.
 
@@ -172,12 +225,14 @@ class Reason:
     Attributes:
         code: Stable code, for instance VELOCITY_DEVICE.
         message: One sentence for a person, with the figures.
-        contribution: How much it added to the score, in log-odds; 0 for a rule.
+        contribution: How much it added to the score, in log-odds; 0 for a rule or list.
+        values: The figures in the sentence, by name, for instance {"device_cards_10m": 7}.
     """
 
     code: str = ""
     message: str = ""
     contribution: float = 0.0
+    values: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -191,6 +246,12 @@ class Assessment:
         reasons: What raised the score most, strongest first; rules first. At most 4.
         model_version: The model bundle that scored.
         create_time: When it was first scored.
+        rules_version: The version of the merchant's rules it was judged by.
+        matched_rule_ids: The rules that matched, in the order they were asked.
+        matched_list_ids: The lists it stood on.
+        control: True: the model would not have allowed it. It passed as one of the few that the
+            merchant's policy lets through, so that the model goes on learning what it would have
+            blocked.
     """
 
     transaction_id: str = ""
@@ -199,6 +260,10 @@ class Assessment:
     reasons: tuple[Reason, ...] = ()
     model_version: str = ""
     create_time: datetime | None = None
+    rules_version: int = 0
+    matched_rule_ids: tuple[str, ...] = ()
+    matched_list_ids: tuple[str, ...] = ()
+    control: bool = False
 
 
 @dataclass(frozen=True)
@@ -242,6 +307,743 @@ class Label(Word, prefix="LABEL_"):
     UNSPECIFIED = "UNSPECIFIED"
     LEGITIMATE = "LEGITIMATE"
     FRAUD = "FRAUD"
+
+
+class ScreeningListKind(Word, prefix="KIND_"):
+    """What the entries are compared with.
+
+    Values may be added.
+
+    Attributes:
+        UNSPECIFIED: Not stated; never valid in a request.
+        CUSTOMER: customer_id.
+        INSTRUMENT: instrument_fingerprint.
+        DEVICE: device_id.
+        NETWORK: ip_address: an address or a CIDR network, for instance 203.0.113.0/24.
+        COUNTRY: country.
+        TERMINAL: terminal_id.
+        CATEGORY: merchant_category.
+    """
+
+    UNSPECIFIED = "UNSPECIFIED"
+    CUSTOMER = "CUSTOMER"
+    INSTRUMENT = "INSTRUMENT"
+    DEVICE = "DEVICE"
+    NETWORK = "NETWORK"
+    COUNTRY = "COUNTRY"
+    TERMINAL = "TERMINAL"
+    CATEGORY = "CATEGORY"
+
+
+@dataclass(frozen=True)
+class ScreeningList:
+    """A list of whom or what to decide about beforehand.
+
+    Attributes:
+        list_id: Our id: lst_, the cell, 24 characters.
+        name: The merchant's name for it, unique among its lists.
+        kind: What the entries are compared with.
+        verdict: What to do with a transaction that stands on it; unspecified: nothing, only rules
+            ask it.
+        description: What it is for.
+        entry_count: How many entries it has, expired ones included until they are removed.
+        create_time: When it was made.
+        update_time: When it or its entries last changed.
+    """
+
+    list_id: str = ""
+    name: str = ""
+    kind: ScreeningListKind = ScreeningListKind.UNSPECIFIED
+    verdict: AssessmentVerdict = AssessmentVerdict.UNSPECIFIED
+    description: str = ""
+    entry_count: int = 0
+    create_time: datetime | None = None
+    update_time: datetime | None = None
+
+
+@dataclass(frozen=True)
+class ListScreeningListsResponse:
+    """A page of lists.
+
+    Attributes:
+        lists: The lists, by name.
+        next_page_token: Ask with it for the next page; empty at the end.
+    """
+
+    lists: tuple[ScreeningList, ...] = ()
+    next_page_token: str = ""
+
+
+@dataclass(frozen=True)
+class ScreeningEntry:
+    """One value on a list.
+
+    Attributes:
+        value: The value. Networks are stored as CIDR with their first address. 1 to 64 characters.
+        expire_time: From when on it counts no more; never when absent. Between 1970 and 9999.
+        note: Why it is there. At most 200 characters.
+        create_time: When it was added. In answers only.
+        create_actor: Who added it: the subject of the token. In answers only.
+    """
+
+    value: str = ""
+    expire_time: datetime | None = None
+    note: str = ""
+    create_time: datetime | None = None
+    create_actor: str = ""
+
+
+@dataclass(frozen=True)
+class ListScreeningEntriesResponse:
+    """A page of entries.
+
+    Attributes:
+        entries: The entries, by value.
+        next_page_token: Ask with it for the next page; empty at the end.
+    """
+
+    entries: tuple[ScreeningEntry, ...] = ()
+    next_page_token: str = ""
+
+
+@dataclass(frozen=True)
+class ServingModel:
+    """One loaded bundle.
+
+    Attributes:
+        model_version: The bundle.
+        load_time: Since when it serves.
+        graph: True when the graph model takes part.
+        training_window: The days it was trained on, in words.
+        metrics: What it reached when it was trained, for instance {"ap": 0.71}.
+    """
+
+    model_version: str = ""
+    load_time: datetime | None = None
+    graph: bool = False
+    training_window: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ModelComparison:
+    """Champion and challenger on the same transactions.
+
+    Attributes:
+        transactions: How many transactions both scored.
+        score_difference_mean: Mean difference of the scores, challenger less champion; absent while
+            there are none.
+        score_difference_max: Largest difference either way; absent while there are none.
+        verdicts_agree_share: Share of transactions with the same verdict; absent while there are
+            none.
+        score_correlation: Pearson's correlation of the scores; absent while there are too few.
+    """
+
+    transactions: int = 0
+    score_difference_mean: float | None = None
+    score_difference_max: float | None = None
+    verdicts_agree_share: float | None = None
+    score_correlation: float | None = None
+
+
+class ModelDriftLevel(Word, prefix="LEVEL_"):
+    """What to think of a figure.
+
+    Attributes:
+        UNSPECIFIED: Not stated: too few to say.
+        STEADY: As in training.
+        WATCH: Moved: a population stability index of 0.1 or more.
+        ALERT: Moved far: 0.25 or more. Train anew.
+    """
+
+    UNSPECIFIED = "UNSPECIFIED"
+    STEADY = "STEADY"
+    WATCH = "WATCH"
+    ALERT = "ALERT"
+
+
+@dataclass(frozen=True)
+class FeatureDrift:
+    """How far one feature has moved.
+
+    Attributes:
+        feature: The feature.
+        psi: Its population stability index.
+        level: What to think of it.
+    """
+
+    feature: str = ""
+    psi: float = 0.0
+    level: ModelDriftLevel = ModelDriftLevel.UNSPECIFIED
+
+
+@dataclass(frozen=True)
+class ModelDrift:
+    """How far what is scored has moved from what was trained on.
+
+    Attributes:
+        transactions: How many transactions the figures are of.
+        score_psi: Population stability index of the score; absent while there are too few.
+        features: The features that moved most, furthest first. At most 20.
+        calibration_error: Mean distance between score and share of frauds among labelled ones;
+            absent while too few.
+        average_precision: Average precision on labelled ones; absent while too few.
+        labelled_transactions: How many labelled ones the two are of.
+        unknown_entities_share: Share of transactions whose customer, card and device were all new;
+            absent while too few.
+        level: What to think of it as a whole.
+    """
+
+    transactions: int = 0
+    score_psi: float | None = None
+    features: tuple[FeatureDrift, ...] = ()
+    calibration_error: float | None = None
+    average_precision: float | None = None
+    labelled_transactions: int = 0
+    unknown_entities_share: float | None = None
+    level: ModelDriftLevel = ModelDriftLevel.UNSPECIFIED
+
+
+@dataclass(frozen=True)
+class ModelReloads:
+    """How often the bundle was loaded anew.
+
+    Attributes:
+        succeeded: How often it was put in service.
+        refused: How often it was refused, and the old one stayed.
+        last_refusal: Why it was last refused; empty when it never was.
+        last_attempt_time: When it was last tried; absent when it never was.
+    """
+
+    succeeded: int = 0
+    refused: int = 0
+    last_refusal: str = ""
+    last_attempt_time: datetime | None = None
+
+
+@dataclass(frozen=True)
+class RemoteModel:
+    """A model that runs elsewhere.
+
+    Attributes:
+        endpoint: The endpoint's name.
+        breaker_open: True while the endpoint is left alone, because it failed or was slow.
+        calls: How many batches it scored.
+        fallbacks: How many batches were scored here in its place.
+    """
+
+    endpoint: str = ""
+    breaker_open: bool = False
+    calls: int = 0
+    fallbacks: int = 0
+
+
+@dataclass(frozen=True)
+class ModelStatus:
+    """How the model in service is doing.
+
+    Attributes:
+        champion: The model that answers.
+        challenger: The model that is only watched; absent when there is none.
+        comparison: How the two differ; absent without a challenger.
+        drift: How far what is scored has moved from what was trained on.
+        reloads: How often the bundle was loaded anew.
+        remote: The remote endpoint; absent when the model runs here.
+    """
+
+    champion: ServingModel | None = None
+    challenger: ServingModel | None = None
+    comparison: ModelComparison | None = None
+    drift: ModelDrift | None = None
+    reloads: ModelReloads | None = None
+    remote: RemoteModel | None = None
+
+
+@dataclass(frozen=True)
+class FraudCosts:
+    """What each mistake costs, in US cents; other currencies are converted by fixed rates.
+
+    Attributes:
+        chargeback_fee_cents: Paid on top of the amount when a fraud goes through. 0 to 100000.
+        goodwill_cents: What an honest payer turned away costs besides the sale. 0 to 1000000.
+        margin_percent: What the sale itself would have earned, of its amount. 0 to 100.
+        review_cents: A person's time, and the payer's patience. 0 to 100000.
+        review_miss_percent: Frauds that a person lets through. 0 to 100.
+    """
+
+    chargeback_fee_cents: int = 0
+    goodwill_cents: int = 0
+    margin_percent: int = 0
+    review_cents: int = 0
+    review_miss_percent: int = 0
+
+
+@dataclass(frozen=True)
+class FraudPolicyTerms:
+    """What mistakes cost, and what may be done about them.
+
+    Attributes:
+        costs: What each mistake costs; as the model bundle says when absent.
+        reviews_disabled: True: nobody looks at transactions. The model allows or blocks, and no
+            review is opened.
+        control_basis_points: Of the transactions that the model would not allow, how many in 10,000
+            pass all the same, chosen by chance, so that it goes on learning. Lists and rules are
+            never overruled. 0 to 500.
+        control_cents_max: Larger ones never pass by chance; about US cents. 0 to 10000.
+    """
+
+    costs: FraudCosts | None = None
+    reviews_disabled: bool = False
+    control_basis_points: int = 0
+    control_cents_max: int = 0
+
+
+@dataclass(frozen=True)
+class FraudThreshold:
+    """The scores at which the verdict changes, for payments of one size.
+
+    Attributes:
+        amount_usd_cents: The size in US cents.
+        review_from: The smallest score that is reviewed; absent when none is.
+        block_from: The smallest score that is blocked; absent when none is.
+    """
+
+    amount_usd_cents: int = 0
+    review_from: float | None = None
+    block_from: float | None = None
+
+
+@dataclass(frozen=True)
+class FraudPolicy:
+    """A merchant's policy as it stands.
+
+    Attributes:
+        terms: What it says.
+        thresholds: What follows of it for payments of several sizes.
+        update_time: When it was put in force; absent while it is what every merchant begins with.
+        etag: Changes with every change; UpdateFraudPolicy asks for it.
+    """
+
+    terms: FraudPolicyTerms | None = None
+    thresholds: tuple[FraudThreshold, ...] = ()
+    update_time: datetime | None = None
+    etag: str = ""
+
+
+class ReviewState(Word, prefix="STATE_"):
+    """Where a review stands.
+
+    Values may be added.
+
+    Attributes:
+        UNSPECIFIED: Not stated.
+        OPEN: Waits for a decision.
+        RESOLVED: Decided by a person.
+        CLOSED: Ended without a person's decision here: close_reason says why.
+    """
+
+    UNSPECIFIED = "UNSPECIFIED"
+    OPEN = "OPEN"
+    RESOLVED = "RESOLVED"
+    CLOSED = "CLOSED"
+
+
+class ReviewResolution(Word, prefix="RESOLUTION_"):
+    """What a person decided.
+
+    Attributes:
+        UNSPECIFIED: Not stated; never valid in a request.
+        APPROVE: Honest: go on. Learned as legitimate.
+        FRAUD: Fraud: block it. Learned as fraud.
+        REJECT: Block it for another reason. Nothing is learned.
+    """
+
+    UNSPECIFIED = "UNSPECIFIED"
+    APPROVE = "APPROVE"
+    FRAUD = "FRAUD"
+    REJECT = "REJECT"
+
+
+class ReviewDelivery(Word, prefix="DELIVERY_"):
+    """Whether payments knows the decision.
+
+    Values may be added.
+
+    Attributes:
+        UNSPECIFIED: Not stated: there is no decision yet, or the transaction is no payment of ours.
+        PENDING: Payments is being told; it is repeated until payments answers.
+        DONE: Payments has taken it.
+        MOOT: The payment was not held any more: it stays as it is.
+    """
+
+    UNSPECIFIED = "UNSPECIFIED"
+    PENDING = "PENDING"
+    DONE = "DONE"
+    MOOT = "MOOT"
+
+
+@dataclass(frozen=True)
+class Review:
+    """A transaction that a person looks at.
+
+    Attributes:
+        review_id: Our id: rev_, the cell, 24 characters.
+        transaction_id: The transaction.
+        state: Where it stands.
+        amount: What was to be paid.
+        score: The model's score.
+        assignee: Who looks at it: the subject of their token; empty for nobody.
+        resolution: What was decided.
+        note: What the person who decided wrote about it.
+        resolve_actor: Who decided.
+        close_reason: Why it closed by itself: the payment's status, for instance "canceled".
+        delivery: Whether payments knows the decision.
+        create_time: When it was opened.
+        end_time: When it was decided or closed; absent while it is open.
+        etag: Changes with every change; decisions ask for it.
+    """
+
+    review_id: str = ""
+    transaction_id: str = ""
+    state: ReviewState = ReviewState.UNSPECIFIED
+    amount: Money = Money()
+    score: float = 0.0
+    assignee: str = ""
+    resolution: ReviewResolution = ReviewResolution.UNSPECIFIED
+    note: str = ""
+    resolve_actor: str = ""
+    close_reason: str = ""
+    delivery: ReviewDelivery = ReviewDelivery.UNSPECIFIED
+    create_time: datetime | None = None
+    end_time: datetime | None = None
+    etag: str = ""
+
+
+@dataclass(frozen=True)
+class ListReviewsResponse:
+    """A page of reviews.
+
+    Attributes:
+        reviews: The reviews, oldest first.
+        next_page_token: Ask with it for the next page; empty at the end.
+    """
+
+    reviews: tuple[Review, ...] = ()
+    next_page_token: str = ""
+
+
+@dataclass(frozen=True)
+class ReviewedTransaction:
+    """What was asked about a transaction, as Score was told.
+
+    Empty where the customer was erased.
+
+    Attributes:
+        customer_id: The merchant's own id of the payer.
+        instrument_fingerprint: What identifies the instrument.
+        device_id: The payer's device.
+        ip_address: The payer's address.
+        terminal_id: The point of sale.
+        merchant_category: What is sold: a code of ISO 18245.
+        country: The payer's country: ISO 3166-1 alpha-2.
+    """
+
+    customer_id: str = ""
+    instrument_fingerprint: str = ""
+    device_id: str = ""
+    ip_address: str = ""
+    terminal_id: str = ""
+    merchant_category: str = ""
+    country: str = ""
+
+
+@dataclass(frozen=True)
+class RelatedTransaction:
+    """An earlier or later transaction that shares something with the one under review.
+
+    Attributes:
+        transaction_id: The transaction.
+        amount: What was to be paid.
+        verdict: What was answered.
+        score: The model's score.
+        label: What it turned out to be; unspecified while nobody said.
+        create_time: When it was scored.
+        shared: What it shares, for instance "customer_id" or "device_id".
+    """
+
+    transaction_id: str = ""
+    amount: Money = Money()
+    verdict: AssessmentVerdict = AssessmentVerdict.UNSPECIFIED
+    score: float = 0.0
+    label: Label = Label.UNSPECIFIED
+    create_time: datetime | None = None
+    shared: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class GetReviewResponse:
+    """A review with all that helps to decide it.
+
+    Attributes:
+        review: The review.
+        assessment: What the fraud service thought, with its reasons.
+        transaction: What was asked about.
+        related: The latest transactions that share customer, instrument, device or address with it,
+            newest first. At most 20.
+        records: Who did what with the review, newest first. At most 50.
+    """
+
+    review: Review | None = None
+    assessment: Assessment | None = None
+    transaction: ReviewedTransaction | None = None
+    related: tuple[RelatedTransaction, ...] = ()
+    records: tuple[FraudAuditRecord, ...] = ()
+
+
+class ConditionOperator(Word, prefix="OPERATOR_"):
+    """How the value is compared.
+
+    Values may be added.
+
+    Attributes:
+        UNSPECIFIED: Not stated; never valid.
+        EQUAL: Equal to number.
+        NOT_EQUAL: Not equal to number.
+        LESS: Less than number.
+        LESS_OR_EQUAL: At most number.
+        GREATER: More than number.
+        GREATER_OR_EQUAL: At least number.
+        IN: One of texts; for ip_address in one of these networks.
+        NOT_IN: None of texts.
+        ON_LIST: On the list.
+        NOT_ON_LIST: Not on the list.
+        MISSING: Not told.
+        PRESENT: Told.
+    """
+
+    UNSPECIFIED = "UNSPECIFIED"
+    EQUAL = "EQUAL"
+    NOT_EQUAL = "NOT_EQUAL"
+    LESS = "LESS"
+    LESS_OR_EQUAL = "LESS_OR_EQUAL"
+    GREATER = "GREATER"
+    GREATER_OR_EQUAL = "GREATER_OR_EQUAL"
+    IN = "IN"
+    NOT_IN = "NOT_IN"
+    ON_LIST = "ON_LIST"
+    NOT_ON_LIST = "NOT_ON_LIST"
+    MISSING = "MISSING"
+    PRESENT = "PRESENT"
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One question about a transaction.
+
+    What the transaction doesn't tell answers no question but OPERATOR_MISSING.
+
+    Attributes:
+        name: What is asked about. A text: customer_id, instrument_fingerprint, device_id,
+            ip_address, terminal_id, merchant_category, country, currency_code. A number:
+            minor_units, amount_usd_cents (about, by fixed rates), score (the model's), or any
+            feature of the model by its name, in the unit in which reasons tell its values.
+        operator: How it is compared.
+        number: The number it is compared with.
+        texts: The texts it is compared with. At most 100, each 1 to 64 characters.
+        list_id: The list it is looked up on.
+    """
+
+    name: str = ""
+    operator: ConditionOperator = ConditionOperator.UNSPECIFIED
+    number: float | None = None
+    texts: tuple[str, ...] = ()
+    list_id: str = ""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule: it matches when all its conditions hold.
+
+    Attributes:
+        rule_id: The merchant's name for it: a capital letter, then capital letters, digits and _,
+            at most 40. The reason code of a match is RULE_ and this.
+        verdict: What a match leads to.
+        conditions: What is asked; all must hold. 1 to 8.
+        priority: Smaller ones are asked first; equal ones in the order they are given. 0 to 1000.
+        message: The sentence that a match gives as its reason; names the rule when absent. In it
+            {name} stands for a number that a condition asks about, for instance {device_cards_10m}.
+            At most 200 characters.
+        disabled: True: it is kept and not asked.
+    """
+
+    rule_id: str = ""
+    verdict: AssessmentVerdict = AssessmentVerdict.UNSPECIFIED
+    conditions: tuple[Condition, ...] = ()
+    priority: int = 0
+    message: str = ""
+    disabled: bool = False
+
+
+@dataclass(frozen=True)
+class RuleSet:
+    """All rules of a merchant at one time.
+
+    Attributes:
+        version: Counts the changes from 1.
+        rules: The rules.
+        note: Why it was changed.
+        create_time: Since when it is in force; absent for what every merchant begins with.
+        create_actor: Who put it in force: the subject of the token; empty for what every merchant
+            begins with.
+    """
+
+    version: int = 0
+    rules: tuple[Rule, ...] = ()
+    note: str = ""
+    create_time: datetime | None = None
+    create_actor: str = ""
+
+
+@dataclass(frozen=True)
+class ListRuleSetsResponse:
+    """A page of versions.
+
+    Attributes:
+        rule_sets: The versions, newest first, each with its rules.
+        next_page_token: Ask with it for the next page; empty at the end.
+    """
+
+    rule_sets: tuple[RuleSet, ...] = ()
+    next_page_token: str = ""
+
+
+class RuleFieldType(Word, prefix="TYPE_"):
+    """What it is compared as.
+
+    Attributes:
+        UNSPECIFIED: Not stated.
+        TEXT: A text: looked up.
+        NUMBER: A number: compared.
+    """
+
+    UNSPECIFIED = "UNSPECIFIED"
+    TEXT = "TEXT"
+    NUMBER = "NUMBER"
+
+
+@dataclass(frozen=True)
+class RuleField:
+    """Something rules may ask about.
+
+    Attributes:
+        name: Its name in a condition.
+        type: What it is compared as.
+        sentence: The sentence in which reasons tell it, with {0} for its value; empty for fields of
+            Score.
+    """
+
+    name: str = ""
+    type: RuleFieldType = RuleFieldType.UNSPECIFIED
+    sentence: str = ""
+
+
+@dataclass(frozen=True)
+class ListRuleFieldsResponse:
+    """What rules may ask about.
+
+    Attributes:
+        fields: The fields, by name.
+        next_page_token: Ask with it for the next page; empty at the end.
+    """
+
+    fields: tuple[RuleField, ...] = ()
+    next_page_token: str = ""
+
+
+@dataclass(frozen=True)
+class BacktestOutcome:
+    """Some transactions and what they turned out to be.
+
+    Attributes:
+        transactions: How many.
+        frauds: How many are known as fraud.
+        legitimate: How many honest payers: known as legitimate, or without a word of fraud for a
+            week.
+        amounts: What they were to pay, one sum per currency.
+        fraud_amounts: Of it the frauds', one sum per currency.
+    """
+
+    transactions: int = 0
+    frauds: int = 0
+    legitimate: int = 0
+    amounts: tuple[Money, ...] = ()
+    fraud_amounts: tuple[Money, ...] = ()
+
+
+@dataclass(frozen=True)
+class BacktestVerdict:
+    """One verdict before and after.
+
+    Attributes:
+        verdict: The verdict.
+        stored: What got it when it was scored.
+        proposed: What would get it.
+    """
+
+    verdict: AssessmentVerdict = AssessmentVerdict.UNSPECIFIED
+    stored: BacktestOutcome | None = None
+    proposed: BacktestOutcome | None = None
+
+
+@dataclass(frozen=True)
+class BacktestRule:
+    """What one rule matched.
+
+    Attributes:
+        rule_id: The rule.
+        matched: What it matched, whether or not it decided. Where a list decides, no rule is asked.
+    """
+
+    rule_id: str = ""
+    matched: BacktestOutcome | None = None
+
+
+@dataclass(frozen=True)
+class BacktestChange:
+    """Transactions that would be decided otherwise.
+
+    Attributes:
+        stored: As it was.
+        proposed: As it would be.
+        outcome: What changes.
+        transaction_ids: Some of them, to look at. At most 10.
+    """
+
+    stored: AssessmentVerdict = AssessmentVerdict.UNSPECIFIED
+    proposed: AssessmentVerdict = AssessmentVerdict.UNSPECIFIED
+    outcome: BacktestOutcome | None = None
+    transaction_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class BacktestRulesResponse:
+    """What other rules would have done.
+
+    Attributes:
+        transactions: How many transactions were judged.
+        skipped: How many were left out, because their features were not kept.
+        verdicts: By verdict: what was answered then, and what would be answered.
+        rules: Every rule and what it matched.
+        changes: The transactions whose verdict would change.
+        next_cursor: Ask with it for earlier transactions; empty when there are none.
+    """
+
+    transactions: int = 0
+    skipped: int = 0
+    verdicts: tuple[BacktestVerdict, ...] = ()
+    rules: tuple[BacktestRule, ...] = ()
+    changes: tuple[BacktestChange, ...] = ()
+    next_cursor: str = ""
 
 
 @dataclass(frozen=True)
@@ -1596,6 +2398,10 @@ class ScoreRequest(TypedDict):
         device_id: The payer's device, as the merchant's page or app knows it. At most 64
             characters.
         ip_address: The payer's IPv4 or IPv6 address.
+        terminal_id: The point of sale, shop or sub-merchant, as the merchant names it. When absent,
+            the merchant itself counts as the one place of sale. At most 64 characters.
+        merchant_category: What is sold: a merchant category code of ISO 18245, for instance 5732.
+        country: The payer's country: ISO 3166-1 alpha-2, for instance DE.
     """
 
     transaction_id: Required[str]
@@ -1604,6 +2410,9 @@ class ScoreRequest(TypedDict):
     instrument_fingerprint: NotRequired[str]
     device_id: NotRequired[str]
     ip_address: NotRequired[str]
+    terminal_id: NotRequired[str]
+    merchant_category: NotRequired[str]
+    country: NotRequired[str]
 
 
 class CreatePaymentRequest(TypedDict):

@@ -10,6 +10,14 @@ ACCEPT_DISPUTE = Method(
     deadline_seconds=30.0,
     needs_key=False,
 )
+ADD_SCREENING_ENTRIES = Method(
+    "AddScreeningEntries",
+    "POST",
+    "/v1/fraud/lists/{list_id}:add",
+    Idempotency.IDEMPOTENT,
+    deadline_seconds=5.0,
+    needs_key=False,
+)
 ADD_WEBHOOK_SECRET = Method(
     "AddWebhookSecret",
     "POST",
@@ -22,6 +30,22 @@ ASK = Method(
     "Ask",
     "POST",
     "/v1/chat:ask",
+    Idempotency.NO_SIDE_EFFECTS,
+    deadline_seconds=30.0,
+    needs_key=False,
+)
+ASSIGN_REVIEW = Method(
+    "AssignReview",
+    "POST",
+    "/v1/fraud/reviews/{review_id}:assign",
+    Idempotency.IDEMPOTENT,
+    deadline_seconds=5.0,
+    needs_key=False,
+)
+BACKTEST_RULES = Method(
+    "BacktestRules",
+    "POST",
+    "/v1/fraud/rules:backtest",
     Idempotency.NO_SIDE_EFFECTS,
     deadline_seconds=30.0,
     needs_key=False,
@@ -101,6 +125,14 @@ CREATE_PROCESSOR_ACCOUNT = Method(
     deadline_seconds=10.0,
     needs_key=True,
 )
+CREATE_SCREENING_LIST = Method(
+    "CreateScreeningList",
+    "POST",
+    "/v1/fraud/lists",
+    Idempotency.IDEMPOTENT,
+    deadline_seconds=5.0,
+    needs_key=False,
+)
 CREATE_WEBHOOK_ENDPOINT = Method(
     "CreateWebhookEndpoint",
     "POST",
@@ -111,6 +143,14 @@ CREATE_WEBHOOK_ENDPOINT = Method(
 )
 DECIDE = Method(
     "Decide", "POST", "/v1/route", Idempotency.IDEMPOTENT, deadline_seconds=2.0, needs_key=False
+)
+DELETE_SCREENING_LIST = Method(
+    "DeleteScreeningList",
+    "POST",
+    "/v1/fraud/lists/{list_id}:delete",
+    Idempotency.IDEMPOTENT,
+    deadline_seconds=10.0,
+    needs_key=False,
 )
 DELETE_WEBHOOK_ENDPOINT = Method(
     "DeleteWebhookEndpoint",
@@ -184,6 +224,14 @@ GET_ERASURE = Method(
     deadline_seconds=5.0,
     needs_key=False,
 )
+GET_FRAUD_POLICY = Method(
+    "GetFraudPolicy",
+    "GET",
+    "/v1/fraud/policy",
+    Idempotency.NO_SIDE_EFFECTS,
+    deadline_seconds=5.0,
+    needs_key=False,
+)
 GET_INSTRUMENT = Method(
     "GetInstrument",
     "GET",
@@ -196,6 +244,14 @@ GET_MERCHANT = Method(
     "GetMerchant",
     "GET",
     "/v1/merchant",
+    Idempotency.NO_SIDE_EFFECTS,
+    deadline_seconds=5.0,
+    needs_key=False,
+)
+GET_MODEL_STATUS = Method(
+    "GetModelStatus",
+    "GET",
+    "/v1/fraud/model",
     Idempotency.NO_SIDE_EFFECTS,
     deadline_seconds=5.0,
     needs_key=False,
@@ -224,12 +280,36 @@ GET_REFUND = Method(
     deadline_seconds=5.0,
     needs_key=False,
 )
+GET_REVIEW = Method(
+    "GetReview",
+    "GET",
+    "/v1/fraud/reviews/{review_id}",
+    Idempotency.NO_SIDE_EFFECTS,
+    deadline_seconds=5.0,
+    needs_key=False,
+)
 GET_REWARD = Method(
     "GetReward",
     "GET",
     "/v1/rewards/{payment_id}",
     Idempotency.NO_SIDE_EFFECTS,
     deadline_seconds=2.0,
+    needs_key=False,
+)
+GET_RULE_SET = Method(
+    "GetRuleSet",
+    "GET",
+    "/v1/fraud/rules",
+    Idempotency.NO_SIDE_EFFECTS,
+    deadline_seconds=5.0,
+    needs_key=False,
+)
+GET_SCREENING_LIST = Method(
+    "GetScreeningList",
+    "GET",
+    "/v1/fraud/lists/{list_id}",
+    Idempotency.NO_SIDE_EFFECTS,
+    deadline_seconds=5.0,
     needs_key=False,
 )
 GET_WEBHOOK_ENDPOINT = Method(
@@ -275,6 +355,14 @@ LIST_DISPUTES = Method(
     deadline_seconds=5.0,
     needs_key=False,
 )
+LIST_FRAUD_AUDIT_RECORDS = Method(
+    "ListFraudAuditRecords",
+    "GET",
+    "/v1/fraud/audit",
+    Idempotency.NO_SIDE_EFFECTS,
+    deadline_seconds=5.0,
+    needs_key=False,
+)
 LIST_INSTRUMENTS = Method(
     "ListInstruments",
     "GET",
@@ -315,10 +403,50 @@ LIST_REFUNDS = Method(
     deadline_seconds=5.0,
     needs_key=False,
 )
+LIST_REVIEWS = Method(
+    "ListReviews",
+    "GET",
+    "/v1/fraud/reviews",
+    Idempotency.NO_SIDE_EFFECTS,
+    deadline_seconds=5.0,
+    needs_key=False,
+)
 LIST_REWARDS = Method(
     "ListRewards",
     "GET",
     "/v1/rewards",
+    Idempotency.NO_SIDE_EFFECTS,
+    deadline_seconds=5.0,
+    needs_key=False,
+)
+LIST_RULE_FIELDS = Method(
+    "ListRuleFields",
+    "GET",
+    "/v1/fraud/rules/fields",
+    Idempotency.NO_SIDE_EFFECTS,
+    deadline_seconds=5.0,
+    needs_key=False,
+)
+LIST_RULE_SETS = Method(
+    "ListRuleSets",
+    "GET",
+    "/v1/fraud/rules/versions",
+    Idempotency.NO_SIDE_EFFECTS,
+    deadline_seconds=5.0,
+    needs_key=False,
+)
+LIST_SCREENING_ENTRIES = Method(
+    "ListScreeningEntries",
+    "GET",
+    "/v1/fraud/lists/{list_id}/entries",
+    Idempotency.NO_SIDE_EFFECTS,
+    deadline_seconds=5.0,
+    needs_key=False,
+)
+LIST_SCREENING_LISTS = Method(
+    "ListScreeningLists",
+    "GET",
+    "/v1/fraud/lists",
     Idempotency.NO_SIDE_EFFECTS,
     deadline_seconds=5.0,
     needs_key=False,
@@ -363,6 +491,14 @@ REFUND_PAYMENT = Method(
     deadline_seconds=30.0,
     needs_key=True,
 )
+REMOVE_SCREENING_ENTRIES = Method(
+    "RemoveScreeningEntries",
+    "POST",
+    "/v1/fraud/lists/{list_id}:remove",
+    Idempotency.IDEMPOTENT,
+    deadline_seconds=5.0,
+    needs_key=False,
+)
 REMOVE_WEBHOOK_SECRET = Method(
     "RemoveWebhookSecret",
     "POST",
@@ -393,6 +529,14 @@ RESOLVE_REFUND = Method(
     "/v1/refunds/{refund_id}:resolve",
     Idempotency.IDEMPOTENT,
     deadline_seconds=30.0,
+    needs_key=False,
+)
+RESOLVE_REVIEW = Method(
+    "ResolveReview",
+    "POST",
+    "/v1/fraud/reviews/{review_id}:resolve",
+    Idempotency.IDEMPOTENT,
+    deadline_seconds=5.0,
     needs_key=False,
 )
 REVIEW_PAYMENT = Method(
@@ -430,10 +574,26 @@ SUBMIT_DISPUTE_EVIDENCE = Method(
     deadline_seconds=30.0,
     needs_key=False,
 )
+UNASSIGN_REVIEW = Method(
+    "UnassignReview",
+    "POST",
+    "/v1/fraud/reviews/{review_id}:unassign",
+    Idempotency.IDEMPOTENT,
+    deadline_seconds=5.0,
+    needs_key=False,
+)
 UPDATE_CUSTOMER = Method(
     "UpdateCustomer",
     "POST",
     "/v1/customers/{customer_id}:update",
+    Idempotency.IDEMPOTENT,
+    deadline_seconds=5.0,
+    needs_key=False,
+)
+UPDATE_FRAUD_POLICY = Method(
+    "UpdateFraudPolicy",
+    "POST",
+    "/v1/fraud/policy:update",
     Idempotency.IDEMPOTENT,
     deadline_seconds=5.0,
     needs_key=False,
@@ -452,6 +612,14 @@ UPDATE_PROCESSOR_ACCOUNT = Method(
     "/v1/processor_accounts/{processor_account_id}:update",
     Idempotency.IDEMPOTENT,
     deadline_seconds=10.0,
+    needs_key=False,
+)
+UPDATE_RULE_SET = Method(
+    "UpdateRuleSet",
+    "POST",
+    "/v1/fraud/rules:update",
+    Idempotency.IDEMPOTENT,
+    deadline_seconds=5.0,
     needs_key=False,
 )
 UPDATE_WEBHOOK_ENDPOINT = Method(

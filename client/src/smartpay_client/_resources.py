@@ -10,29 +10,42 @@ from smartpay_client import _methods as methods
 from smartpay_client import limits
 from smartpay_client._contract import (
     Assessment,
+    AssessmentVerdict,
     AuditRecord,
+    BacktestRulesResponse,
     Balance,
     Customer,
     Decision,
     Dispute,
     Erasure,
     ExportFormat,
+    FraudAuditRecord,
+    FraudPolicy,
+    FraudPolicyTerms,
+    GetReviewResponse,
     Label,
     LedgerEntry,
     ListAuditRecordsResponse,
     ListBalancesResponse,
     ListCustomersResponse,
     ListDisputesResponse,
+    ListFraudAuditRecordsResponse,
     ListInstrumentsResponse,
     ListLedgerEntriesResponse,
     ListPaymentsResponse,
     ListProcessorAccountsResponse,
     ListRefundsResponse,
+    ListReviewsResponse,
     ListRewardsResponse,
+    ListRuleFieldsResponse,
+    ListRuleSetsResponse,
+    ListScreeningEntriesResponse,
+    ListScreeningListsResponse,
     ListWebhookDeliveriesResponse,
     ListWebhookEndpointsResponse,
     Merchant,
     MerchantSettings,
+    ModelStatus,
     Money,
     Outcome,
     Payment,
@@ -44,11 +57,20 @@ from smartpay_client._contract import (
     RefundReason,
     ResolvePaymentOutcome,
     ResolveRefundOutcome,
+    Review,
     ReviewPaymentVerdict,
+    ReviewResolution,
+    ReviewState,
     Reward,
+    Rule,
+    RuleField,
+    RuleSet,
     SavedInstrument,
     ScoreBatchResponse,
     ScoreRequest,
+    ScreeningEntry,
+    ScreeningList,
+    ScreeningListKind,
     WebhookDelivery,
     WebhookDeliveryStatus,
     WebhookEndpoint,
@@ -1144,6 +1166,8 @@ class Audit(Resource):
         subject_id: str | None = None,
         actor: str | None = None,
         action: str | None = None,
+        time_from: datetime | str | None = None,
+        time_before: datetime | str | None = None,
         **options: Unpack[CallOptions],
     ) -> Iterator[AuditRecord]:
         """Lists the merchant's audit records, newest first.
@@ -1157,6 +1181,9 @@ class Audit(Resource):
             actor: Only by this actor; all when empty.
             action: Only this action, for instance "MerchantsService.UpdateMerchant"; all when
                 empty.
+            time_from: Only changes made at or after this moment: RFC 3339 in UTC, for instance
+                2026-01-31T00:00:00Z.
+            time_before: Only changes made before this moment.
             **options: see CallOptions.
         """
         fields: dict[str, object] = {
@@ -1164,6 +1191,8 @@ class Audit(Resource):
             "subject_id": subject_id,
             "actor": actor,
             "action": action,
+            "time_from": time_from,
+            "time_before": time_before,
         }
         return self._pages(
             ListAuditRecordsResponse,
@@ -1186,6 +1215,9 @@ class Fraud(Resource):
         instrument_fingerprint: str | None = None,
         device_id: str | None = None,
         ip_address: str | None = None,
+        terminal_id: str | None = None,
+        merchant_category: str | None = None,
+        country: str | None = None,
         **options: Unpack[CallOptions],
     ) -> Assessment:
         """Scores one transaction and remembers it, so that the next score counts it.
@@ -1203,6 +1235,11 @@ class Fraud(Resource):
             device_id: The payer's device, as the merchant's page or app knows it. At most 64
                 characters.
             ip_address: The payer's IPv4 or IPv6 address.
+            terminal_id: The point of sale, shop or sub-merchant, as the merchant names it. When
+                absent, the merchant itself counts as the one place of sale. At most 64 characters.
+            merchant_category: What is sold: a merchant category code of ISO 18245, for instance
+                5732.
+            country: The payer's country: ISO 3166-1 alpha-2, for instance DE.
             **options: see CallOptions.
         """
         fields: dict[str, object] = {
@@ -1212,6 +1249,9 @@ class Fraud(Resource):
             "instrument_fingerprint": instrument_fingerprint,
             "device_id": device_id,
             "ip_address": ip_address,
+            "terminal_id": terminal_id,
+            "merchant_category": merchant_category,
+            "country": country,
         }
         return self._ask(Assessment, methods.SCORE, options, fields)
 
@@ -1253,6 +1293,432 @@ class Fraud(Resource):
             "known_time": known_time,
         }
         self._tell(methods.RECORD_LABEL, options, fields)
+
+
+class FraudLists(Resource):
+    """Keeps the merchant's lists of whom to block, to look at or to let through.
+
+    A transaction that stands on several lists is blocked if one of them blocks, else let through if
+    one allows; neither rules nor model are asked then. A list that asks for a review never lets a
+    transaction pass by itself, but rules and model may still block it.
+    """
+
+    def create(
+        self,
+        name: str,
+        kind: ScreeningListKind | str,
+        *,
+        verdict: AssessmentVerdict | str | None = None,
+        description: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> ScreeningList:
+        """Makes a list.
+
+        Repeating the call changes nothing; the id comes from the name.
+
+        Args:
+            name: The name: 1 to 64 of letters, digits, space and _.-, beginning with a letter or
+                digit.
+            kind: What the entries are compared with.
+            verdict: What to do with a transaction that stands on it; nothing when absent: only
+                rules ask it.
+            description: What it is for. At most 200 characters.
+            **options: see CallOptions.
+        """
+        fields: dict[str, object] = {
+            "name": name,
+            "kind": word(ScreeningListKind, kind),
+            "verdict": word(AssessmentVerdict, verdict),
+            "description": description,
+        }
+        return self._ask(ScreeningList, methods.CREATE_SCREENING_LIST, options, fields)
+
+    def get(self, list_id: str, **options: Unpack[CallOptions]) -> ScreeningList:
+        """Shows a list without its entries.
+
+        Args:
+            list_id: The list.
+            **options: see CallOptions.
+        """
+        fields: dict[str, object] = {"list_id": list_id}
+        return self._ask(ScreeningList, methods.GET_SCREENING_LIST, options, fields)
+
+    def list(
+        self, *, page_size: int = limits.PAGE_SIZE, **options: Unpack[CallOptions]
+    ) -> Iterator[ScreeningList]:
+        """Lists the merchant's lists by name.
+
+        Args:
+            page_size: How many per call.
+            **options: see CallOptions.
+        """
+        fields: dict[str, object] = {"page_size": page_size}
+        return self._pages(
+            ListScreeningListsResponse,
+            lambda page: page.lists,
+            methods.LIST_SCREENING_LISTS,
+            options,
+            fields,
+        )
+
+    def delete(self, list_id: str, **options: Unpack[CallOptions]) -> None:
+        """Removes a list and its entries.
+
+        Refused while a rule asks the list.
+
+        Args:
+            list_id: The list.
+            **options: see CallOptions.
+        """
+        fields: dict[str, object] = {"list_id": list_id}
+        self._tell(methods.DELETE_SCREENING_LIST, options, fields)
+
+    def add(
+        self, list_id: str, entries: Sequence[ScreeningEntry], **options: Unpack[CallOptions]
+    ) -> ScreeningList:
+        """Adds up to 200 entries, all or none.
+
+        One that is there already gets the new expiry and note. The next score sees them.
+
+        Args:
+            list_id: The list.
+            entries: 1 to 200 entries.
+            **options: see CallOptions.
+        """
+        fields: dict[str, object] = {"list_id": list_id, "entries": entries}
+        return self._ask(ScreeningList, methods.ADD_SCREENING_ENTRIES, options, fields)
+
+    def remove(
+        self, list_id: str, values: Sequence[str], **options: Unpack[CallOptions]
+    ) -> ScreeningList:
+        """Removes up to 200 entries by their values.
+
+        One that is not there is no error.
+
+        Args:
+            list_id: The list.
+            values: 1 to 200 values.
+            **options: see CallOptions.
+        """
+        fields: dict[str, object] = {"list_id": list_id, "values": values}
+        return self._ask(ScreeningList, methods.REMOVE_SCREENING_ENTRIES, options, fields)
+
+    def entries(
+        self, list_id: str, *, page_size: int = limits.PAGE_SIZE, **options: Unpack[CallOptions]
+    ) -> Iterator[ScreeningEntry]:
+        """Lists a list's entries by value, expired ones left out.
+
+        Args:
+            list_id: The list.
+            page_size: How many per call.
+            **options: see CallOptions.
+        """
+        fields: dict[str, object] = {"list_id": list_id, "page_size": page_size}
+        return self._pages(
+            ListScreeningEntriesResponse,
+            lambda page: page.entries,
+            methods.LIST_SCREENING_ENTRIES,
+            options,
+            fields,
+        )
+
+
+class FraudRules(Resource):
+    """Keeps the merchant's rules, every version of them, and tries new ones on what was scored.
+
+    Lists are asked first, then rules by priority, then the model. The first rule that matches and
+    blocks or allows decides. One that asks for a review goes on to the next, and in the end the
+    verdict is a review at least.
+    """
+
+    def get(self, *, version: int | None = None, **options: Unpack[CallOptions]) -> RuleSet:
+        """Shows the rules in force, or an earlier version of them.
+
+        A merchant that never changed them has version 1: the limits that stop card testing.
+
+        Args:
+            version: Which version; the one in force when 0.
+            **options: see CallOptions.
+        """
+        fields: dict[str, object] = {"version": version}
+        return self._ask(RuleSet, methods.GET_RULE_SET, options, fields)
+
+    def versions(
+        self, *, page_size: int = limits.PAGE_SIZE, **options: Unpack[CallOptions]
+    ) -> Iterator[RuleSet]:
+        """Lists the versions of the merchant's rules, newest first.
+
+        Args:
+            page_size: How many per call.
+            **options: see CallOptions.
+        """
+        fields: dict[str, object] = {"page_size": page_size}
+        return self._pages(
+            ListRuleSetsResponse,
+            lambda page: page.rule_sets,
+            methods.LIST_RULE_SETS,
+            options,
+            fields,
+        )
+
+    def fields(
+        self, *, page_size: int = limits.PAGE_SIZE, **options: Unpack[CallOptions]
+    ) -> Iterator[RuleField]:
+        """Lists what rules may ask about: the transaction's fields, the score, the model's features.
+
+        Args:
+            page_size: How many per call.
+            **options: see CallOptions.
+        """
+        fields: dict[str, object] = {"page_size": page_size}
+        return self._pages(
+            ListRuleFieldsResponse,
+            lambda page: page.fields,
+            methods.LIST_RULE_FIELDS,
+            options,
+            fields,
+        )
+
+    def update(
+        self,
+        base_version: int,
+        *,
+        rules: Sequence[Rule] | None = None,
+        note: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> RuleSet:
+        """Puts other rules in force, all at once, as the next version.
+
+        The next score is judged by them.
+
+        Args:
+            base_version: The version the change began from, so that nobody else's change is lost.
+            rules: All rules from now on. At most 100, each with a rule_id of its own.
+            note: Why. At most 200 characters.
+            **options: see CallOptions.
+        """
+        fields: dict[str, object] = {"base_version": base_version, "rules": rules, "note": note}
+        return self._ask(RuleSet, methods.UPDATE_RULE_SET, options, fields)
+
+    def backtest(
+        self,
+        *,
+        rules: Sequence[Rule] | None = None,
+        policy: FraudPolicyTerms | None = None,
+        create_time_from: datetime | str | None = None,
+        create_time_before: datetime | str | None = None,
+        transactions_max: int | None = None,
+        cursor: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> BacktestRulesResponse:
+        """Judges past transactions by other rules, or another policy, and tells what would have changed.
+
+        Each is judged by its features as they were when it was scored, and by the lists as they are
+        now. Nothing goes live. Newest first; all figures are of the transactions of this call, so
+        those of several calls add up.
+
+        Args:
+            rules: All rules as they would be. At most 100.
+            policy: The policy as it would be; the one in force when absent.
+            create_time_from: Only transactions scored at or after this moment: RFC 3339 in UTC, for
+                instance 2026-01-31T00:00:00Z.
+            create_time_before: Only transactions scored before this moment.
+            transactions_max: How many transactions this call judges at most; 5000 when 0. At most
+                20000.
+            cursor: next_cursor of the call before, to go on where it ended; the rest must be the
+                same.
+            **options: see CallOptions.
+        """
+        fields: dict[str, object] = {
+            "rules": rules,
+            "policy": policy,
+            "create_time_from": create_time_from,
+            "create_time_before": create_time_before,
+            "transactions_max": transactions_max,
+            "cursor": cursor,
+        }
+        return self._ask(BacktestRulesResponse, methods.BACKTEST_RULES, options, fields)
+
+
+class FraudPolicies(Resource):
+    """Keeps how a merchant weighs fraud against turning honest payers away."""
+
+    def get(self, **options: Unpack[CallOptions]) -> FraudPolicy:
+        """Shows the policy in force, and the scores from which on it reviews and blocks.
+
+        Args:
+            **options: see CallOptions.
+        """
+        fields: dict[str, object] = {}
+        return self._ask(FraudPolicy, methods.GET_FRAUD_POLICY, options, fields)
+
+    def update(
+        self, etag: str, terms: FraudPolicyTerms, **options: Unpack[CallOptions]
+    ) -> FraudPolicy:
+        """Puts other terms in force, all at once.
+
+        The next score is judged by them.
+
+        Args:
+            etag: The etag of the policy as it was read, so that nobody else's change is lost.
+            terms: All terms from now on.
+            **options: see CallOptions.
+        """
+        fields: dict[str, object] = {"etag": etag, "terms": terms}
+        return self._ask(FraudPolicy, methods.UPDATE_FRAUD_POLICY, options, fields)
+
+
+class FraudReviews(Resource):
+    """The queue of transactions whose verdict was a review.
+
+    What a person decides is learned as a label. When the transaction is a payment that is held in
+    review, payments is told and charges or blocks it. When the merchant decides in payments, or the
+    payment ends otherwise, the review closes by itself.
+    """
+
+    def list(
+        self,
+        *,
+        page_size: int = limits.PAGE_SIZE,
+        state: ReviewState | str | None = None,
+        assignee: str | None = None,
+        unassigned: bool | None = None,
+        create_time_before: datetime | str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> Iterator[Review]:
+        """Lists the merchant's reviews that pass all filters, oldest first.
+
+        Args:
+            page_size: How many per call.
+            state: Only reviews that stand there; all when absent.
+            assignee: Only reviews of this person. At most 128 characters.
+            unassigned: True: only reviews of nobody.
+            create_time_before: Only reviews opened before this moment: RFC 3339 in UTC, for
+                instance 2026-01-31T00:00:00Z.
+            **options: see CallOptions.
+        """
+        fields: dict[str, object] = {
+            "page_size": page_size,
+            "state": word(ReviewState, state),
+            "assignee": assignee,
+            "unassigned": unassigned,
+            "create_time_before": create_time_before,
+        }
+        return self._pages(
+            ListReviewsResponse, lambda page: page.reviews, methods.LIST_REVIEWS, options, fields
+        )
+
+    def get(self, review_id: str, **options: Unpack[CallOptions]) -> GetReviewResponse:
+        """Shows a review with all that helps to decide it.
+
+        Args:
+            review_id: The review.
+            **options: see CallOptions.
+        """
+        fields: dict[str, object] = {"review_id": review_id}
+        return self._ask(GetReviewResponse, methods.GET_REVIEW, options, fields)
+
+    def assign(self, review_id: str, etag: str, **options: Unpack[CallOptions]) -> Review:
+        """Gives an open review to the calling person, also away from somebody else.
+
+        Args:
+            review_id: The review.
+            etag: The etag of the review as it was read.
+            **options: see CallOptions.
+        """
+        fields: dict[str, object] = {"review_id": review_id, "etag": etag}
+        return self._ask(Review, methods.ASSIGN_REVIEW, options, fields)
+
+    def unassign(self, review_id: str, etag: str, **options: Unpack[CallOptions]) -> Review:
+        """Gives an open review back, for anybody to take.
+
+        Args:
+            review_id: The review.
+            etag: The etag of the review as it was read.
+            **options: see CallOptions.
+        """
+        fields: dict[str, object] = {"review_id": review_id, "etag": etag}
+        return self._ask(Review, methods.UNASSIGN_REVIEW, options, fields)
+
+    def resolve(
+        self,
+        review_id: str,
+        etag: str,
+        resolution: ReviewResolution | str,
+        *,
+        note: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> Review:
+        """Decides an open review, once.
+
+        Of several who decide at the same time one succeeds.
+
+        Args:
+            review_id: The review.
+            etag: The etag of the review as it was read, so that nobody decides on what they have
+                not seen.
+            resolution: What was decided.
+            note: Why; kept in the audit trail. At most 400 characters.
+            **options: see CallOptions.
+        """
+        fields: dict[str, object] = {
+            "review_id": review_id,
+            "etag": etag,
+            "resolution": word(ReviewResolution, resolution),
+            "note": note,
+        }
+        return self._ask(Review, methods.RESOLVE_REVIEW, options, fields)
+
+
+class FraudModel(Resource):
+    """Tells which model scores, and whether the world still looks as it did in training."""
+
+    def status(self, **options: Unpack[CallOptions]) -> ModelStatus:
+        """Shows the model in service, its challenger, drift and reloads, as this replica sees them.
+
+        Args:
+            **options: see CallOptions.
+        """
+        fields: dict[str, object] = {}
+        return self._ask(ModelStatus, methods.GET_MODEL_STATUS, options, fields)
+
+
+class FraudAudit(Resource):
+    """Tells who changed lists, rules, the policy and reviews, and when."""
+
+    def list(
+        self,
+        *,
+        page_size: int = limits.PAGE_SIZE,
+        subject_id: str | None = None,
+        actor: str | None = None,
+        action: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> Iterator[FraudAuditRecord]:
+        """Lists the merchant's records about fraud, newest first.
+
+        A record is stored with the change it tells of, in one transaction, and is never changed.
+
+        Args:
+            page_size: How many per call.
+            subject_id: Only of this subject; all when empty.
+            actor: Only by this actor; all when empty.
+            action: Only this action, for instance "RulesService.UpdateRuleSet"; all when empty.
+            **options: see CallOptions.
+        """
+        fields: dict[str, object] = {
+            "page_size": page_size,
+            "subject_id": subject_id,
+            "actor": actor,
+            "action": action,
+        }
+        return self._pages(
+            ListFraudAuditRecordsResponse,
+            lambda page: page.records,
+            methods.LIST_FRAUD_AUDIT_RECORDS,
+            options,
+            fields,
+        )
 
 
 class Route(Resource):

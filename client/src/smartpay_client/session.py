@@ -267,7 +267,7 @@ class Session:
                     remedy="Give the id as the API answered it.",
                 )
             filled = filled.replace("{" + name + "}", quote(value, safe="@"))
-        given = {name: value for name, value in query.items() if value}
+        given = {n: "true" if value is True else value for n, value in query.items() if value}
         return self._base_url + filled + ("?" + urlencode(given, doseq=True) if given else "")
 
 

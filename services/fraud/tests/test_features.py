@@ -7,8 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from smartpay_fraud.domain import activity
-from smartpay_fraud.domain.activity import EVENTS_PER_ENTITY, Activity, Population
+from smartpay_fraud.domain import graph
 from smartpay_fraud.domain.features import (
     DAY_MS,
     FEATURE_INDEX,
@@ -140,7 +139,7 @@ def test_every_window_agrees_with_counting_by_hand() -> None:
     declines: list[tuple[Transaction, int]] = []
     compared = 0
     for number, (transaction, now) in enumerate(a_stream(400)):
-        row = store.score_view(transaction, now)
+        row = store.score_view(transaction, now).row
         for name, expected in counted_by_hand(past, declines, transaction, now).items():
             assert value(row, name) == pytest.approx(expected, rel=1e-6, nan_ok=True), name
             compared += 1
@@ -157,7 +156,7 @@ def test_a_habit_is_the_mean_and_spread_of_the_own_past() -> None:
     amounts = [1_000, 2_000, 3_000, 1_500, 2_500]
     for number, amount in enumerate(amounts):
         store.append(replace(A_PAYMENT, amount_minor=amount), NOON + number * HOUR_MS)
-    row = store.score_view(replace(A_PAYMENT, amount_minor=9_000), NOON + DAY_MS)
+    row = store.score_view(replace(A_PAYMENT, amount_minor=9_000), NOON + DAY_MS).row
     logs = np.log(amounts)
     spread = math.sqrt((((logs - logs.mean()) ** 2).sum() + 3 * 0.16) / (len(logs) + 3))
     expected = (math.log(9_000) - logs.mean()) / spread
@@ -173,9 +172,9 @@ def test_a_label_counts_only_from_the_moment_it_is_known() -> None:
     store.label(A_PAYMENT, True, known_ms)
     before, after = known_ms - 1, known_ms
     np.testing.assert_array_equal(
-        store.score_view(A_PAYMENT, before), untouched.score_view(A_PAYMENT, before)
+        store.score_view(A_PAYMENT, before).row, untouched.score_view(A_PAYMENT, before).row
     )
-    known = store.score_view(A_PAYMENT, after)
+    known = store.score_view(A_PAYMENT, after).row
     for name in ("customer", "card", "device", "network", "merchant"):
         assert value(known, f"{name}_known_frauds") == 1
 
@@ -185,11 +184,11 @@ def test_a_later_word_on_a_payment_replaces_the_earlier_one() -> None:
     store.append(A_PAYMENT, NOON)
     store.label(A_PAYMENT, True, NOON + 1)
     store.label(A_PAYMENT, False, NOON + 2)
-    assert value(store.score_view(A_PAYMENT, NOON + 3), "card_known_frauds") == 0
+    assert value(store.score_view(A_PAYMENT, NOON + 3).row, "card_known_frauds") == 0
 
 
 def test_a_payment_does_not_see_itself() -> None:
-    row = FeatureStore().score_view(A_PAYMENT, NOON)
+    row = FeatureStore().score_view(A_PAYMENT, NOON).row
     assert value(row, "customer_count_1h") == 0
     assert value(row, "device_cards_10m") == 1
     assert value(row, "customer_new_device") == 0
@@ -197,17 +196,17 @@ def test_a_payment_does_not_see_itself() -> None:
 
 def test_a_missing_input_leaves_only_its_own_features_unknown() -> None:
     bare = replace(A_PAYMENT, customer_id="", instrument_id="", device_id="", ip_address="")
-    row = FeatureStore().score_view(bare, NOON)
+    row = FeatureStore().score_view(bare, NOON).row
     known = {name for name in FEATURES if not math.isnan(value(row, name))}
-    of_the_merchant = {name for name in FEATURES if name.startswith("merchant_")}
-    assert known == {"amount", "hour"} | of_the_merchant - {"merchant_amount_z"}
+    assert {"amount", "hour", "weekend", "merchant_age", "terminal_count_7d"} <= known
+    assert all(name.startswith(("merchant_", "terminal_")) or "_" not in name for name in known)
 
 
 def test_merchants_and_modes_share_nothing_but_the_network() -> None:
     store = FeatureStore()
     store.append(A_PAYMENT, NOON)
-    stranger = store.score_view(replace(A_PAYMENT, merchant_id="other"), NOON + 1)
-    live = store.score_view(replace(A_PAYMENT, livemode=True), NOON + 1)
+    stranger = store.score_view(replace(A_PAYMENT, merchant_id="other"), NOON + 1).row
+    live = store.score_view(replace(A_PAYMENT, livemode=True), NOON + 1).row
     for name in ("customer_count_1h", "card_count_1h", "device_count_1h", "merchant_count_1h"):
         assert value(stranger, name) == 0
         assert value(live, name) == 0
@@ -219,7 +218,7 @@ def test_our_own_block_marks_the_card_and_the_device_only() -> None:
     store = FeatureStore()
     store.append(A_PAYMENT, NOON)
     store.block(A_PAYMENT, NOON)
-    row = store.score_view(A_PAYMENT, NOON + 1)
+    row = store.score_view(A_PAYMENT, NOON + 1).row
     assert value(row, "card_declines_24h") == 1
     assert value(row, "device_declines_1h") == 1
     assert value(row, "customer_declines_24h") == 0
@@ -227,40 +226,146 @@ def test_our_own_block_marks_the_card_and_the_device_only() -> None:
     assert value(row, "merchant_decline_share_1h") == 0
 
 
+def test_flipping_every_label_not_yet_known_changes_no_feature() -> None:
+    stream = a_stream(600)
+    known, unknown = FeatureStore(), FeatureStore()
+    weights = graph.MessageWeights(
+        np.random.default_rng(3)
+        .normal(size=(len(graph.GRAPH_KINDS), len(graph.SLOT), graph.HIDDEN))
+        .astype(np.float32)
+    )
+    for store in (known, unknown):
+        store.use_graph(weights)
+    flipped = 0
+    for number, (transaction, now) in enumerate(stream):
+        rows = [store.score_view(transaction, now) for store in (known, unknown)]
+        for one, other in zip(*rows, strict=True):
+            np.testing.assert_array_equal(one, other)
+        for store in (known, unknown):
+            store.append(transaction, now)
+        if number < 300:
+            # Half of the labels become known within the stream, and are told the same to both.
+            known_ms = now + (number % 2) * 365 * DAY_MS + HOUR_MS
+            late = known_ms > stream[-1][1]
+            known.label(transaction, number % 3 == 0, known_ms)
+            unknown.label(transaction, (number % 3 == 0) ^ late, known_ms)
+            flipped += late
+    assert flipped == 150
+    merchant = value(known.score_view(*stream[-1]).row, "merchant_known_frauds")
+    assert merchant > 5
+    after = stream[-1][1] + 366 * DAY_MS
+    one, other = (store.score_view(stream[-1][0], after).row for store in (known, unknown))
+    assert not np.array_equal(one, other, equal_nan=True)
+
+
+def test_a_payment_without_a_word_counts_as_legitimate_after_a_week() -> None:
+    store = FeatureStore()
+    store.append(A_PAYMENT, NOON)
+    week = 7 * DAY_MS
+    for now, settled in ((week - 1, 0), (week, 1), (week + DAY_MS, 0)):
+        row = store.score_view(A_PAYMENT, NOON + now).row
+        assert value(row, "customer_known_1d") == settled
+    row = store.score_view(A_PAYMENT, NOON + week).row
+    assert value(row, "customer_label_1") == 0
+    assert value(row, "customer_fraud_share_28d") == 0
+
+
+@pytest.mark.parametrize("days", [2, 9])
+def test_a_word_settles_a_payment_when_it_is_known_be_it_early_or_late(days: int) -> None:
+    store = FeatureStore()
+    store.append(A_PAYMENT, NOON)
+    store.label(A_PAYMENT, True, NOON + days * DAY_MS)
+    row = store.score_view(A_PAYMENT, NOON + days * DAY_MS).row
+    assert value(row, "terminal_known_1d") == 1
+    assert value(row, "terminal_frauds_1d") == 1
+    assert value(row, "terminal_fraud_share_28d") == 1
+    assert value(row, "terminal_last_fraud_age") == 0
+    later = store.score_view(A_PAYMENT, NOON + (days + 3) * DAY_MS).row
+    assert value(later, "terminal_known_3d") == 0
+    assert value(later, "terminal_known_28d") == 1
+
+
+def test_a_payment_without_a_terminal_is_at_its_merchant() -> None:
+    store = FeatureStore()
+    store.append(A_PAYMENT, NOON)
+    store.append(replace(A_PAYMENT, terminal_id="till"), NOON + 1)
+    bare = store.score_view(A_PAYMENT, NOON + 2).row
+    till = store.score_view(replace(A_PAYMENT, terminal_id="till"), NOON + 2).row
+    assert value(bare, "terminal_count_24h") == value(till, "terminal_count_24h") == 1
+    assert value(bare, "merchant_count_1h") == 2
+
+
+def test_a_new_country_or_currency_stands_out_only_with_a_known_customer() -> None:
+    store = FeatureStore()
+    at_home = replace(A_PAYMENT, country="DE")
+    assert value(store.score_view(at_home, NOON).row, "customer_new_country") == 0
+    store.append(at_home, NOON)
+    abroad = replace(A_PAYMENT, country="NG", currency_code="EUR")
+    row = store.score_view(abroad, NOON + 1).row
+    assert value(row, "customer_new_country") == 1
+    assert value(row, "customer_new_currency") == 1
+    unsaid = store.score_view(A_PAYMENT, NOON + 1).row
+    assert math.isnan(value(unsaid, "customer_new_country"))
+
+
+def test_appending_without_a_look_before_remembers_the_same() -> None:
+    looked, unlooked = FeatureStore(), FeatureStore()
+    for transaction, now in a_stream(200):
+        looked.score_view(transaction, now)
+        looked.append(transaction, now)
+        unlooked.append(transaction, now)
+    assert looked.dump() == unlooked.dump()
+
+
+def test_an_edge_of_a_second_ago_is_in_the_next_view() -> None:
+    store = FeatureStore()
+    weights = np.ones((len(graph.GRAPH_KINDS), len(graph.SLOT), graph.HIDDEN), np.float32)
+    store.use_graph(graph.MessageWeights(weights))
+    assert not store.score_view(A_PAYMENT, NOON).graph.any()
+    store.append(A_PAYMENT, NOON)
+    view = store.score_view(A_PAYMENT, NOON + 1_000)
+    assert view.graph.any()
+    assert not len(view.shadow)
+
+
+def test_a_challenger_sees_the_same_payments_through_its_own_weights() -> None:
+    store = FeatureStore()
+    weights = np.ones((len(graph.GRAPH_KINDS), len(graph.SLOT), graph.HIDDEN), np.float32)
+    store.use_graph(graph.MessageWeights(weights), graph.MessageWeights(2 * weights))
+    store.append(A_PAYMENT, NOON)
+    view = store.score_view(A_PAYMENT, NOON + 1_000)
+    assert view.shadow.shape == view.graph.shape
+    assert view.shadow.max() > view.graph.max()
+    store.use_graph(None)
+    view = store.score_view(A_PAYMENT, NOON + 1_000)
+    assert not view.graph.any()
+    assert not len(view.shadow)
+
+
+def test_a_forgotten_customer_leaves_counts_but_no_name() -> None:
+    store = FeatureStore()
+    for number in range(3):
+        store.append(replace(A_PAYMENT, transaction_id=f"t{number}"), NOON + number)
+    store.append(replace(A_PAYMENT, customer_id="other", transaction_id="o"), NOON + 4)
+    store.append(replace(A_PAYMENT, merchant_id="elsewhere"), NOON + 4)
+    store.label(A_PAYMENT, True, NOON + DAY_MS)
+    assert store.dump().count(b'"customer"') > FeatureStore().dump().count(b'"customer"')
+    store.forget("mer", False, "customer")
+    store.forget("elsewhere", False, "customer")
+    assert store.dump().count(b'"customer"') == FeatureStore().dump().count(b'"customer"')
+    row = store.score_view(A_PAYMENT, NOON + 5).row
+    assert value(row, "customer_count_24h") == 0
+    assert value(row, "card_count_24h") == 4
+    assert value(row, "card_customers_24h") == 2  # the other one, and the one who comes anew
+    store.forget("mer", False, "nobody")
+
+
 def test_a_clock_that_steps_back_keeps_the_windows_right() -> None:
     store = FeatureStore()
     store.append(A_PAYMENT, NOON + HOUR_MS)
     store.append(A_PAYMENT, NOON)
-    row = store.score_view(A_PAYMENT, NOON + HOUR_MS + 1)
+    row = store.score_view(A_PAYMENT, NOON + HOUR_MS + 1).row
     assert value(row, "customer_count_1h") == 2
-
-
-def test_an_entity_remembers_a_bounded_number_of_payments() -> None:
-    store = FeatureStore()
-    for second in range(EVENTS_PER_ENTITY + 50):
-        store.append(A_PAYMENT, NOON + second * 1_000)
-    row = store.score_view(A_PAYMENT, NOON + 300_000)
-    assert value(row, "card_count_24h") == EVENTS_PER_ENTITY
-    expected = math.log1p(EVENTS_PER_ENTITY * 50)
-    assert value(row, "card_spend_24h") == pytest.approx(expected, rel=1e-6)
-
-
-def test_a_population_forgets_the_longest_unused_entity_first() -> None:
-    population = Population(events_max=3)
-    payment = activity.Payment(NOON, 100, activity.log_amount_of(100), "", "", "", "")
-    for key in ("a", "b", "a", "c"):
-        population.append(key, payment)
-    assert population.recall("b") is None
-    assert population.events == 3
-    assert len(population) == 2
-
-
-def test_marks_on_one_entity_are_bounded() -> None:
-    marked = Activity()
-    for second in range(200):
-        marked.decline(second)
-    assert len(marked.declines) == activity.MARKS_PER_ENTITY
-    assert marked.declines_since(0, 1_000) == activity.MARKS_PER_ENTITY
 
 
 @pytest.mark.parametrize(

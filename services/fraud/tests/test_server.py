@@ -1,5 +1,7 @@
 """The contract, seen by a caller of a real server."""
 
+import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -7,9 +9,12 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc import error_details_pb2
 
 from smartpay.fraud.v1 import fraud_pb2, fraud_pb2_grpc
 from smartpay.type.v1.money_pb2 import Money
+from smartpay_chassis.calls import Call, set_current_call
+from smartpay_chassis.refusals import Kind, Refusal
 from smartpay_chassis.testing import (
     DEMO_MERCHANT,
     OTHER_MERCHANT,
@@ -21,7 +26,7 @@ from smartpay_chassis.testing import (
 )
 from smartpay_fraud.adapters.sqlite_history import SqliteHistory
 from smartpay_fraud.domain.scoring import History, Scoring
-from smartpay_fraud.server import FraudServicer
+from smartpay_fraud.server.scoring import STREAM_ROWS_MAX, FraudServicer
 
 FRAUD = fraud_pb2.DESCRIPTOR.services_by_name["FraudService"]
 
@@ -207,4 +212,125 @@ async def test_a_bad_label_is_refused_by_field(
 
 async def test_a_service_that_is_not_payments_may_not_score(fraud: Any) -> None:
     error = await refused(fraud.Score(a_request(), metadata=as_service("rewards")))
+    assert error["code"] == "PERMISSION_DENIED"
+
+
+# Deadlines.
+
+
+async def test_a_call_whose_caller_has_gone_is_neither_scored_nor_counted(
+    make_scoring: Callable[[History], Scoring], clock: FakeClock, history: History
+) -> None:
+    servicer = FraudServicer(make_scoring(history), clock)
+    set_current_call(a_call(expires_at=time.monotonic() - 1))
+    with pytest.raises(Refusal) as refused:
+        await servicer.Score(a_request(), None)  # type: ignore[arg-type]  # it is not asked
+    assert refused.value.kind is Kind.DEADLINE_EXCEEDED
+    clock.advance(minutes=1)
+    set_current_call(a_call())
+    later = await servicer.Score(a_request(), None)  # type: ignore[arg-type]
+    assert later.assessment.create_time.ToDatetime(clock.now.tzinfo) == clock.now
+
+
+# The stream, without the wire: the chassis carries it.
+
+
+def a_call(expires_at: float | None = None) -> Call:
+    return Call(
+        method="/smartpay.fraud.v1.FraudService/ScoreStream",
+        caller="edge",
+        merchant_id=DEMO_MERCHANT.merchant_id,
+        livemode=False,
+        request_id="request-1",
+        subject="user",
+        idempotency_key="",
+        expires_at=time.monotonic() + 60 if expires_at is None else expires_at,
+    )
+
+
+@pytest.fixture
+def stream(
+    make_scoring: Callable[[History], Scoring], clock: FakeClock, history: History
+) -> Callable[[AsyncIterator[Any]], AsyncIterator[Any]]:
+    servicer = FraudServicer(make_scoring(history), clock)
+    set_current_call(a_call())
+    return lambda requests: servicer.ScoreStream(requests, None)  # type: ignore[arg-type]
+
+
+async def sent(*requests: fraud_pb2.ScoreRequest) -> AsyncIterator[Any]:
+    for request in requests:
+        yield fraud_pb2.ScoreStreamRequest(transaction=request)
+
+
+async def test_a_stream_answers_in_order_as_score_would(stream: Any) -> None:
+    requests = [a_request(f"order-{n}", device_id="shared") for n in range(3 * STREAM_ROWS_MAX)]
+    answers = [answer async for answer in stream(sent(*requests))]
+    assert [a.transaction_id for a in answers] == [r.transaction_id for r in requests]
+    assert {a.WhichOneof("outcome") for a in answers} == {"assessment"}
+    again = [answer async for answer in stream(sent(*requests[:5]))]
+    assert again == answers[:5]
+
+
+async def test_a_bad_transaction_is_answered_and_the_stream_goes_on(stream: Any) -> None:
+    other = a_request("order-1", device_id="other")
+    bad = a_request("order-2", ip_address="nowhere")
+    card = a_request("order-3", customer_id="4242424242424242")
+    answers = [a async for a in stream(sent(a_request(), other, bad, card, a_request("order-4")))]
+    outcomes = [a.WhichOneof("outcome") for a in answers]
+    assert outcomes == ["assessment", "error", "error", "error", "assessment"]
+    told = []
+    for answer in answers[1:4]:
+        info = error_details_pb2.ErrorInfo()
+        answer.error.details[0].Unpack(info)
+        told.append((info.reason, info.metadata["field"]))
+    assert told == [
+        ("IDEMPOTENCY_KEY_REUSED", "transaction_id"),
+        ("FIELD_INVALID", "ip_address"),
+        ("CARD_NUMBER_REFUSED", "customer_id"),
+    ]
+
+
+async def test_a_stream_reads_no_further_than_its_room(stream: Any) -> None:
+    read = 0
+
+    async def endless() -> AsyncIterator[Any]:
+        nonlocal read
+        while True:
+            yield fraud_pb2.ScoreStreamRequest(transaction=a_request(f"order-{read}"))
+            read += 1
+
+    answers = stream(endless())
+    await anext(answers)
+    for _ in range(50):  # nobody takes the next answer, however often the loop turns
+        await asyncio.sleep(0.001)
+    assert read <= STREAM_ROWS_MAX + 1
+    await answers.aclose()
+
+
+async def test_a_stream_that_breaks_midway_keeps_what_was_said(stream: Any) -> None:
+    async def broken() -> AsyncIterator[Any]:
+        yield fraud_pb2.ScoreStreamRequest(transaction=a_request())
+        raise ConnectionError
+
+    answers = stream(broken())
+    assert (await anext(answers)).WhichOneof("outcome") == "assessment"
+    with pytest.raises(ConnectionError):
+        await anext(answers)
+
+
+async def test_an_empty_stream_is_answered_by_nothing(stream: Any) -> None:
+    assert [answer async for answer in stream(sent())] == []
+
+
+async def test_a_stream_over_the_wire_answers_in_order_and_outlives_a_bad_row(fraud: Any) -> None:
+    bad = a_request("order-2", ip_address="nowhere")
+    stream = fraud.ScoreStream(sent(a_request(), bad, a_request("order-3")), metadata=as_merchant())
+    answers = [answer async for answer in stream]
+    assert [a.transaction_id for a in answers] == ["order-1", "order-2", "order-3"]
+    assert [a.WhichOneof("outcome") for a in answers] == ["assessment", "error", "assessment"]
+
+
+async def test_a_stream_of_a_service_that_may_not_score_is_refused(fraud: Any) -> None:
+    stream = fraud.ScoreStream(sent(a_request()), metadata=as_service("rewards"))
+    error = await refused(stream.read())
     assert error["code"] == "PERMISSION_DENIED"

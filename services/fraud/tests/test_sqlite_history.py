@@ -1,14 +1,20 @@
 """Both histories keep the same promises; the real one keeps them across a restart."""
 
+import hashlib
+import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from smartpay_chassis.sqlite import SqliteStore
+from smartpay_fraud.adapters.migrations import MIGRATIONS
 from smartpay_fraud.adapters.sqlite_history import SqliteHistory
+from smartpay_fraud.adapters.sqlite_past import SqlitePast
+from smartpay_fraud.domain.assessment import Assessment, Claim, Finding, Happening, Shadow
 from smartpay_fraud.domain.reasons import Reason
-from smartpay_fraud.domain.scoring import Assessment, Claim, Finding, History, Memory
+from smartpay_fraud.domain.scoring import BEGINNING, History
 from smartpay_fraud.domain.transaction import Transaction, TransactionKey
 from smartpay_fraud.domain.verdict import Verdict
 
@@ -16,10 +22,15 @@ AN_ASSESSMENT = Assessment(
     transaction=Transaction("mer", False, "t1", 1_999, "USD", "customer", "card", "device", "::1"),
     verdict=Verdict.REVIEW,
     score=0.1 + 0.2,
-    reasons=(Reason("AMOUNT_HIGH", "The amount is about 20 USD.", 1 / 3),),
+    reasons=(Reason("AMOUNT_HIGH", "The amount is about 20 USD.", 1 / 3, {"amount": 19.99}),),
     model_version="trees-0",
     rules_version=1,
     scored_ms=1_000,
+    margin=1 / 7,
+    shadow=Shadow("trees-1", 0.4),
+    matched_rules=("LARGE",),
+    matched_lists=("lst_1",),
+    control=True,
 )
 KEY = AN_ASSESSMENT.transaction.key
 
@@ -42,41 +53,41 @@ async def kept(
     await opened.close()
 
 
-async def replayed(history: History, since_ms: int = 0, limit: int = 100) -> list[Memory]:
-    return [memory async for memory in history.replay(since_ms, limit)]
+async def replayed(history: History, since_ms: int = 0, limit: int = 100) -> list[Happening]:
+    return [memory async for memory in history.replay(since_ms, limit, BEGINNING)]
 
 
 async def test_what_was_added_is_found_unchanged(kept: History) -> None:
-    assert await kept.find(KEY) is None
-    assert await kept.add(AN_ASSESSMENT) == AN_ASSESSMENT
-    assert await kept.find(KEY) == AN_ASSESSMENT
+    assert await kept.find_all([KEY]) == {}
+    assert await kept.add_all([AN_ASSESSMENT]) == [AN_ASSESSMENT]
+    assert await kept.find_all([KEY]) == {KEY: AN_ASSESSMENT}
 
 
 async def test_the_first_assessment_of_a_transaction_stays(kept: History) -> None:
-    await kept.add(AN_ASSESSMENT)
+    await kept.add_all([AN_ASSESSMENT])
     second = replace(AN_ASSESSMENT, verdict=Verdict.BLOCK)
-    assert await kept.add(second) == AN_ASSESSMENT
-    assert await kept.find(KEY) == AN_ASSESSMENT
+    assert await kept.add_all([second]) == [AN_ASSESSMENT]
+    assert await kept.find_all([KEY]) == {KEY: AN_ASSESSMENT}
 
 
 async def test_tenants_and_modes_are_apart(kept: History) -> None:
-    await kept.add(AN_ASSESSMENT)
-    assert await kept.find(KEY._replace(merchant_id="other")) is None
-    assert await kept.find(KEY._replace(livemode=True)) is None
+    await kept.add_all([AN_ASSESSMENT])
+    assert await kept.find_all([KEY._replace(merchant_id="other")]) == {}
+    assert await kept.find_all([KEY._replace(livemode=True)]) == {}
 
 
 async def test_a_claim_is_new_once(kept: History) -> None:
-    await kept.add(AN_ASSESSMENT)
+    await kept.add_all([AN_ASSESSMENT])
     claim = Claim(KEY, "recorded", Finding.FRAUD, 5_000, None)
     assert await kept.add_claims([claim], None) == [
-        Memory(AN_ASSESSMENT.transaction, 5_000, Finding.FRAUD)
+        Happening(AN_ASSESSMENT.transaction, 5_000, Finding.FRAUD)
     ]
     assert await kept.add_claims([claim], None) == []
     assert await kept.add_claims([replace(claim, heard_ms=9_000)], None) == []
 
 
 async def test_a_changed_word_is_new_and_replaces_the_first(kept: History) -> None:
-    await kept.add(AN_ASSESSMENT)
+    await kept.add_all([AN_ASSESSMENT])
     claim = Claim(KEY, "recorded", Finding.FRAUD, 5_000, 4_000)
     await kept.add_claims([claim], None)
     (corrected,) = await kept.add_claims([replace(claim, known_ms=4_500)], None)
@@ -94,8 +105,8 @@ async def test_a_claim_about_nothing_scored_is_dropped(kept: History) -> None:
 
 async def test_a_replay_tells_scores_in_order_and_then_findings(kept: History) -> None:
     for number in (1, 2, 3):
-        await kept.add(another(number))
-    await kept.add(another(4, verdict=Verdict.BLOCK))
+        await kept.add_all([another(number)])
+    await kept.add_all([another(4, verdict=Verdict.BLOCK)])
     await kept.add_claims([Claim(KEY, "recorded", Finding.FRAUD, 1, None)], None)
     memories = await replayed(kept)
     assert [m.transaction.transaction_id for m in memories] == ["t1", "t2", "t3", "t4", "t1"]
@@ -105,7 +116,7 @@ async def test_a_replay_tells_scores_in_order_and_then_findings(kept: History) -
 
 async def test_a_replay_is_bounded_in_time_and_number(kept: History) -> None:
     for number in range(1, 6):
-        await kept.add(another(number))
+        await kept.add_all([another(number)])
     claims = [Claim(another(n).transaction.key, "recorded", Finding.FRAUD, 1, None) for n in (1, 5)]
     await kept.add_claims(claims, None)
     recent = await replayed(kept, since_ms=4_000)
@@ -117,15 +128,57 @@ async def test_a_replay_is_bounded_in_time_and_number(kept: History) -> None:
 async def test_the_cursor_and_the_claims_survive_a_restart_together(tmp_path: Path) -> None:
     first = await SqliteHistory.open(tmp_path / "fraud.db")
     assert await first.cursor() == ""
-    await first.add(AN_ASSESSMENT)
+    await first.add_all([AN_ASSESSMENT])
     await first.add_claims([Claim(KEY, "decline:0", Finding.DECLINED, 2, None)], "41")
     await first.add_claims([], "42")
     await first.close()
     second = await SqliteHistory.open(tmp_path / "fraud.db")
     assert await second.cursor() == "42"
-    assert await second.find(KEY) == AN_ASSESSMENT
+    assert await second.find_all([KEY]) == {KEY: AN_ASSESSMENT}
     assert len(await replayed(second)) == 2
     await second.close()
+
+
+async def test_several_are_stored_in_one_go_and_answered_in_order(kept: History) -> None:
+    await kept.add_all([another(2)])
+    racing = another(2, verdict=Verdict.BLOCK)
+    assert await kept.add_all([another(1), racing, another(3)]) == [
+        another(1),
+        another(2),
+        another(3),
+    ]
+
+
+def of_customer(number: int, customer_id: str, merchant_id: str = "mer") -> Assessment:
+    made = another(number)
+    transaction = replace(made.transaction, customer_id=customer_id, merchant_id=merchant_id)
+    return replace(made, transaction=transaction)
+
+
+async def test_an_erased_customer_is_blanked_and_everything_else_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("smartpay_fraud.adapters.sqlite_history.ERASED_PAGE", 2)
+    opened = await SqliteHistory.open(tmp_path / "fraud.db")
+    theirs = [of_customer(number, "ada") for number in range(1, 6)]
+    others = [of_customer(6, "bob"), of_customer(7, "ada", "other"), of_customer(8, "ada")]
+    await opened.add_all([*theirs, *others])
+    key = hashlib.sha256(b"mer\ntest\nada").hexdigest()
+    # The eighth was scored when the id was a new customer's already.
+    assert await opened.erase(key, 8_000) == ("ada", 5)
+    assert await opened.erase(key, 8_000) == ("", 0)
+    kept = await opened.find_all([a.transaction.key for a in [*theirs, *others]])
+    for assessment in theirs:
+        left = kept[assessment.transaction.key]
+        told = left.transaction
+        assert (told.customer_id, told.instrument_id, told.device_id, told.ip_address) == ("",) * 4
+        assert (left.score, left.verdict, told.amount_minor) == (
+            assessment.score,
+            assessment.verdict,
+            assessment.transaction.amount_minor,
+        )
+    assert [kept[a.transaction.key] for a in others] == others
+    await opened.close()
 
 
 async def test_a_replay_reads_page_after_page(
@@ -134,8 +187,30 @@ async def test_a_replay_reads_page_after_page(
     monkeypatch.setattr("smartpay_fraud.adapters.sqlite_history.REPLAY_PAGE", 3)
     opened = await SqliteHistory.open(tmp_path / "fraud.db")
     for number in range(1, 9):
-        await opened.add(another(number))
+        await opened.add_all([another(number)])
         claim = Claim(another(number).transaction.key, "recorded", Finding.FRAUD, 1, None)
         await opened.add_claims([claim], None)
     assert len(await replayed(opened)) == 16
+    await opened.close()
+
+
+async def test_a_file_of_the_first_release_is_read_on(tmp_path: Path) -> None:
+    path = tmp_path / "fraud.db"
+    store = await SqliteStore.open(path, MIGRATIONS[:1])
+    told = {"merchant_id": "mer", "livemode": False, "transaction_id": "t1", "amount_minor": 100}
+    told |= {"currency_code": "USD", "customer_id": "ada"}
+    answered = {"score": 0.5, "reasons": [["AMOUNT_HIGH", "It is.", 0.25]]}
+    answered |= {"model_version": "trees-0", "rules_version": 1}
+    row = ("mer", 0, "t1", 1_000, "REVIEW", json.dumps(told), json.dumps(answered))
+    columns = "merchant_id, livemode, transaction_id, scored_ms, verdict, input, output"
+    insert = f"INSERT INTO assessments ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?)"
+    await store.write(lambda c: c.execute(insert, row).rowcount)
+    await store.close()
+    opened = await SqliteHistory.open(path)
+    kept = (await opened.find_all([KEY]))[KEY]
+    assert (kept.transaction.customer_id, kept.transaction.country) == ("ada", "")
+    assert kept.reasons == (Reason("AMOUNT_HIGH", "It is.", 0.25),)
+    assert [h.score for h in await replayed(opened)] == [0.5]
+    pasts, position = await SqlitePast(opened.store).page("mer", False, 9, 0, 2_000, 10)
+    assert ([past.row for past in pasts], position) == ([None], 0)
     await opened.close()

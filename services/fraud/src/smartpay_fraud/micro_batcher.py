@@ -1,65 +1,132 @@
-"""Scores rows that arrive together in one run of the model, and a lone row at once."""
+"""Works on what arrives together in one run, and on a lone arrival at once."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, NamedTuple, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
+from smartpay_fraud.domain.refusals import deadline_too_near, scoring_queue_full
 
-from smartpay_fraud.domain.features import Vector
-from smartpay_fraud.domain.refusals import scoring_queue_full
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
 
-Margins = Callable[[NDArray[np.float32]], NDArray[np.float64]]
+NEVER = float("inf")
+"""The deadline of a caller who waits as long as it takes."""
+
+_SMOOTHING = 0.2  # of the newest run in the running mean: five runs forget a slow one
 
 
-class MicroBatcher:
+class _Group(NamedTuple, Generic[Item, Answer]):
+    items: Sequence[Item]
+    expires_at: float
+    answers: asyncio.Future[list[Answer]]
+
+
+class MicroBatcher(Generic[Item, Answer]):
     """Work-conserving: it never waits for company, it only takes along what is already there.
 
-    A row submitted to an idle batcher runs in the event loop's next turn; rows that arrive before
-    that turn, because the loop was busy, share the run. Single runs take microseconds, so they
-    stay on the loop: handing them to a thread would cost more than the run itself.
+    What is submitted to an idle batcher runs in the event loop's next turn; what arrives before
+    that turn, or while a run is under way, shares the next run. A group is never split.
+
+    Args:
+        work: answers a batch, one answer per item.
+        rows_max: items per run, unless one group alone is larger.
+        queue_max: items waiting; more are refused.
+        lanes: runs under way at once: 1 on one core, more when a run mostly waits for a network.
+        clock: monotonic seconds.
     """
 
-    def __init__(self, margins: Margins, *, rows_max: int, queue_max: int) -> None:
-        self._margins = margins
+    def __init__(
+        self,
+        work: Callable[[list[Item]], Awaitable[list[Answer]]],
+        *,
+        rows_max: int,
+        queue_max: int,
+        lanes: int = 1,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._work = work
         self._rows_max = rows_max
         self._queue_max = queue_max
-        self._waiting: deque[tuple[Vector, asyncio.Future[float]]] = deque()
-        self._scheduled = False
+        self._lanes_free = lanes
+        self._clock = clock
+        self._waiting: deque[_Group[Item, Answer]] = deque()
+        self._rows_waiting = 0
+        self._run_seconds = 0.0
+        self._runs: set[asyncio.Task[None]] = set()
 
-    def submit(self, row: Vector) -> asyncio.Future[float]:
-        """Promises the margin of one row.
+    def submit(
+        self, items: Sequence[Item], expires_at: float = NEVER
+    ) -> asyncio.Future[list[Answer]]:
+        """Promises the answers to a group.
+
+        Args:
+            items: what to work on; they stay together and in order.
+            expires_at: when nobody waits for the answers any more, on the batcher's clock. Work
+                that can't be done by then is refused before it is begun.
 
         Raises:
             Refusal: RESOURCE_EXHAUSTED SCORING_QUEUE_FULL, before anything was done.
         """
-        if len(self._waiting) >= self._queue_max:
+        if self._rows_waiting + len(items) > self._queue_max:
             raise scoring_queue_full()
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[float] = loop.create_future()
-        self._waiting.append((row, future))
-        if not self._scheduled:
-            self._scheduled = True
-            loop.call_soon(self._run)
-        return future
+        answers: asyncio.Future[list[Answer]] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Group(items, expires_at, answers))
+        self._rows_waiting += len(items)
+        if self._lanes_free:
+            self._lanes_free -= 1
+            run = asyncio.create_task(self._drain())
+            self._runs.add(run)
+            run.add_done_callback(self._runs.discard)
+        return answers
 
-    def _run(self) -> None:
-        batch = [self._waiting.popleft() for _ in range(min(self._rows_max, len(self._waiting)))]
-        # More than one batch waits: let the loop breathe between them.
-        self._scheduled = bool(self._waiting)
-        if self._scheduled:
-            asyncio.get_running_loop().call_soon(self._run)
-        wanted = [(row, future) for row, future in batch if not future.done()]
-        if not wanted:
-            return
+    async def _drain(self) -> None:
         try:
-            margins = self._margins(np.array([row for row, _ in wanted])).tolist()
+            while self._waiting:
+                batch = self._take()
+                if batch:
+                    await self._run(batch)
+                if self._waiting:
+                    # Let the loop breathe between two runs.
+                    await asyncio.sleep(0)
+        finally:
+            self._lanes_free += 1
+
+    def _take(self) -> list[_Group[Item, Answer]]:
+        """The next groups that still can be answered in time."""
+        batch: list[_Group[Item, Answer]] = []
+        rows = 0
+        done_by = self._clock() + self._run_seconds
+        while self._waiting and (not batch or rows + len(self._waiting[0].items) <= self._rows_max):
+            group = self._waiting.popleft()
+            self._rows_waiting -= len(group.items)
+            if group.answers.done():  # its caller went away
+                continue
+            if group.expires_at < done_by:
+                group.answers.set_exception(deadline_too_near())
+                # Or one slow run would have everybody refused for ever.
+                self._run_seconds *= 1 - _SMOOTHING
+                continue
+            batch.append(group)
+            rows += len(group.items)
+        return batch
+
+    async def _run(self, batch: list[_Group[Item, Answer]]) -> None:
+        began = self._clock()
+        try:
+            answers = await self._work([item for group in batch for item in group.items])
         except Exception as error:  # each caller must hear of it; the batcher lives on
-            for _, future in wanted:
-                future.set_exception(error)
+            for group in batch:
+                if not group.answers.done():
+                    group.answers.set_exception(error)
             return
-        for (_, future), margin in zip(wanted, margins, strict=True):
-            future.set_result(margin)
+        first = 0
+        for group in batch:
+            last = first + len(group.items)
+            if not group.answers.done():
+                group.answers.set_result(answers[first:last])
+            first = last
+        self._run_seconds += _SMOOTHING * (self._clock() - began - self._run_seconds)

@@ -26,11 +26,12 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from smartpay.access.v1 import access_pb2 as smartpay_dot_access_dot_v1_dot_access__pb2
 from smartpay.type.v1 import money_pb2 as smartpay_dot_type_dot_v1_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dsmartpay/fraud/v1/fraud.proto\x12\x11smartpay.fraud.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fsmartpay/access/v1/access.proto\x1a\x1csmartpay/type/v1/money.proto\"\x81\x03\n\x0cScoreRequest\x12\x38\n\x0etransaction_id\x18\x01 \x01(\tB \xe2\x41\x01\x02\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{1,64}$\x12\xa3\x01\n\x06\x61mount\x18\x02 \x01(\x0b\x32\x17.smartpay.type.v1.MoneyBz\xe2\x41\x01\x02\xbaHs\xba\x01m\n\x0c\x61mount.range\x12&must be from 1 to 99999999 minor units\x1a\x35this.minor_units >= 1 && this.minor_units <= 99999999\xc8\x01\x01\x12 \n\x0b\x63ustomer_id\x18\x03 \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18@\x12+\n\x16instrument_fingerprint\x18\x04 \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18@\x12\x1e\n\tdevice_id\x18\x05 \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18@\x12\"\n\nip_address\x18\x06 \x01(\tB\x0e\xe2\x41\x01\x01\xbaH\x07r\x02p\x01\xd8\x01\x01\"B\n\rScoreResponse\x12\x31\n\nassessment\x18\x01 \x01(\x0b\x32\x1d.smartpay.fraud.v1.Assessment\"[\n\x11ScoreBatchRequest\x12\x46\n\x0ctransactions\x18\x01 \x03(\x0b\x32\x1f.smartpay.fraud.v1.ScoreRequestB\x0f\xe2\x41\x01\x02\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x01\"H\n\x12ScoreBatchResponse\x12\x32\n\x0b\x61ssessments\x18\x01 \x03(\x0b\x32\x1d.smartpay.fraud.v1.Assessment\"\xbd\x02\n\nAssessment\x12\x16\n\x0etransaction_id\x18\x01 \x01(\t\x12\x36\n\x07verdict\x18\x02 \x01(\x0e\x32%.smartpay.fraud.v1.Assessment.Verdict\x12\r\n\x05score\x18\x03 \x01(\x01\x12*\n\x07reasons\x18\x04 \x03(\x0b\x32\x19.smartpay.fraud.v1.Reason\x12\x15\n\rmodel_version\x18\x05 \x01(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\\\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x11\n\rVERDICT_ALLOW\x10\x01\x12\x12\n\x0eVERDICT_REVIEW\x10\x02\x12\x11\n\rVERDICT_BLOCK\x10\x03\"=\n\x06Reason\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x14\n\x0c\x63ontribution\x18\x03 \x01(\x01\"\xc5\x01\n\x12RecordLabelRequest\x12\x38\n\x0etransaction_id\x18\x01 \x01(\tB \xe2\x41\x01\x02\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{1,64}$\x12\x37\n\x05label\x18\x02 \x01(\x0e\x32\x18.smartpay.fraud.v1.LabelB\x0e\xe2\x41\x01\x02\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12<\n\nknown_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x0c\xe2\x41\x01\x01\xbaH\x05\xb2\x01\x02\x38\x01\"\x15\n\x13RecordLabelResponse*E\n\x05Label\x12\x15\n\x11LABEL_UNSPECIFIED\x10\x00\x12\x14\n\x10LABEL_LEGITIMATE\x10\x01\x12\x0f\n\x0bLABEL_FRAUD\x10\x02*x\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12&\n\"ERROR_REASON_TRANSACTION_NOT_FOUND\x10\x01\x12#\n\x1f\x45RROR_REASON_SCORING_QUEUE_FULL\x10\x02\x32\xbe\x04\n\x0c\x46raudService\x12\xb0\x01\n\x05Score\x12\x1f.smartpay.fraud.v1.ScoreRequest\x1a .smartpay.fraud.v1.ScoreResponse\"d\x90\x02\x02\xaa\xed\x18$\n\x14smartpay/fraud.score\x12\x08payments\x1a\x02\x08\x02\x82\xd3\xe4\x93\x02\x33\"\x06/fraud:\x01*Z\x1a\"\t/v1/fraud:\x01*b\nassessmentb\nassessment\x12\xa9\x01\n\nScoreBatch\x12$.smartpay.fraud.v1.ScoreBatchRequest\x1a%.smartpay.fraud.v1.ScoreBatchResponse\"N\x90\x02\x02\xaa\xed\x18\x1a\n\x14smartpay/fraud.score\x1a\x02\x08\x05\x82\xd3\xe4\x93\x02\'\"\x0c/fraud:batch:\x01*Z\x14\"\x0f/v1/fraud:batch:\x01*\x12\xce\x01\n\x0bRecordLabel\x12%.smartpay.fraud.v1.RecordLabelRequest\x1a&.smartpay.fraud.v1.RecordLabelResponse\"p\x90\x02\x02\xaa\xed\x18\x1a\n\x14smartpay/fraud.score\x1a\x02\x08\x02\x82\xd3\xe4\x93\x02I\"\x1d/fraud/{transaction_id}:label:\x01*Z%\" /v1/fraud/{transaction_id}:label:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dsmartpay/fraud/v1/fraud.proto\x12\x11smartpay.fraud.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x1fsmartpay/access/v1/access.proto\x1a\x1csmartpay/type/v1/money.proto\"\x83\x04\n\x0cScoreRequest\x12\x38\n\x0etransaction_id\x18\x01 \x01(\tB \xe2\x41\x01\x02\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{1,64}$\x12\xa3\x01\n\x06\x61mount\x18\x02 \x01(\x0b\x32\x17.smartpay.type.v1.MoneyBz\xe2\x41\x01\x02\xbaHs\xba\x01m\n\x0c\x61mount.range\x12&must be from 1 to 99999999 minor units\x1a\x35this.minor_units >= 1 && this.minor_units <= 99999999\xc8\x01\x01\x12 \n\x0b\x63ustomer_id\x18\x03 \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18@\x12+\n\x16instrument_fingerprint\x18\x04 \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18@\x12\x1e\n\tdevice_id\x18\x05 \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18@\x12\"\n\nip_address\x18\x06 \x01(\tB\x0e\xe2\x41\x01\x01\xbaH\x07r\x02p\x01\xd8\x01\x01\x12 \n\x0bterminal_id\x18\x07 \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18@\x12\x33\n\x11merchant_category\x18\x08 \x01(\tB\x18\xe2\x41\x01\x01\xbaH\x11r\x0f\x32\r^([0-9]{4})?$\x12)\n\x07\x63ountry\x18\t \x01(\tB\x18\xe2\x41\x01\x01\xbaH\x11r\x0f\x32\r^([A-Z]{2})?$\"B\n\rScoreResponse\x12\x31\n\nassessment\x18\x01 \x01(\x0b\x32\x1d.smartpay.fraud.v1.Assessment\"[\n\x11ScoreBatchRequest\x12\x46\n\x0ctransactions\x18\x01 \x03(\x0b\x32\x1f.smartpay.fraud.v1.ScoreRequestB\x0f\xe2\x41\x01\x02\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x01\"H\n\x12ScoreBatchResponse\x12\x32\n\x0b\x61ssessments\x18\x01 \x03(\x0b\x32\x1d.smartpay.fraud.v1.Assessment\"V\n\x12ScoreStreamRequest\x12@\n\x0btransaction\x18\x01 \x01(\x0b\x32\x1f.smartpay.fraud.v1.ScoreRequestB\n\xe2\x41\x01\x02\xbaH\x03\xd8\x01\x03\"\x92\x01\n\x13ScoreStreamResponse\x12\x16\n\x0etransaction_id\x18\x01 \x01(\t\x12\x33\n\nassessment\x18\x02 \x01(\x0b\x32\x1d.smartpay.fraud.v1.AssessmentH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"\x99\x03\n\nAssessment\x12\x16\n\x0etransaction_id\x18\x01 \x01(\t\x12\x36\n\x07verdict\x18\x02 \x01(\x0e\x32%.smartpay.fraud.v1.Assessment.Verdict\x12\r\n\x05score\x18\x03 \x01(\x01\x12*\n\x07reasons\x18\x04 \x03(\x0b\x32\x19.smartpay.fraud.v1.Reason\x12\x15\n\rmodel_version\x18\x05 \x01(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rrules_version\x18\x07 \x01(\x03\x12\x18\n\x10matched_rule_ids\x18\x08 \x03(\t\x12\x18\n\x10matched_list_ids\x18\t \x03(\t\x12\x0f\n\x07\x63ontrol\x18\n \x01(\x08\"\\\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x11\n\rVERDICT_ALLOW\x10\x01\x12\x12\n\x0eVERDICT_REVIEW\x10\x02\x12\x11\n\rVERDICT_BLOCK\x10\x03\"\xa3\x01\n\x06Reason\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x14\n\x0c\x63ontribution\x18\x03 \x01(\x01\x12\x35\n\x06values\x18\x04 \x03(\x0b\x32%.smartpay.fraud.v1.Reason.ValuesEntry\x1a-\n\x0bValuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xc5\x01\n\x12RecordLabelRequest\x12\x38\n\x0etransaction_id\x18\x01 \x01(\tB \xe2\x41\x01\x02\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{1,64}$\x12\x37\n\x05label\x18\x02 \x01(\x0e\x32\x18.smartpay.fraud.v1.LabelB\x0e\xe2\x41\x01\x02\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12<\n\nknown_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x0c\xe2\x41\x01\x01\xbaH\x05\xb2\x01\x02\x38\x01\"\x15\n\x13RecordLabelResponse*E\n\x05Label\x12\x15\n\x11LABEL_UNSPECIFIED\x10\x00\x12\x14\n\x10LABEL_LEGITIMATE\x10\x01\x12\x0f\n\x0bLABEL_FRAUD\x10\x02*\x85\x04\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12&\n\"ERROR_REASON_TRANSACTION_NOT_FOUND\x10\x01\x12#\n\x1f\x45RROR_REASON_SCORING_QUEUE_FULL\x10\x02\x12\x1d\n\x19\x45RROR_REASON_RULE_INVALID\x10\x03\x12\x1e\n\x1a\x45RROR_REASON_RULES_CHANGED\x10\x04\x12(\n$ERROR_REASON_RULES_VERSION_NOT_FOUND\x10\x05\x12\x1f\n\x1b\x45RROR_REASON_LIST_NOT_FOUND\x10\x06\x12\x1c\n\x18\x45RROR_REASON_LIST_EXISTS\x10\x07\x12\x1c\n\x18\x45RROR_REASON_LIST_IN_USE\x10\x08\x12\x1e\n\x1a\x45RROR_REASON_ENTRY_INVALID\x10\t\x12\x1e\n\x1a\x45RROR_REASON_LIMIT_REACHED\x10\n\x12\x1e\n\x1a\x45RROR_REASON_ETAG_MISMATCH\x10\x0b\x12!\n\x1d\x45RROR_REASON_REVIEW_NOT_FOUND\x10\x0c\x12\x1d\n\x19\x45RROR_REASON_REVIEW_ENDED\x10\r\x12#\n\x1f\x45RROR_REASON_MEMORY_UNAVAILABLE\x10\x0e\x32\xc5\x05\n\x0c\x46raudService\x12\xb0\x01\n\x05Score\x12\x1f.smartpay.fraud.v1.ScoreRequest\x1a .smartpay.fraud.v1.ScoreResponse\"d\x90\x02\x02\xaa\xed\x18$\n\x14smartpay/fraud.score\x12\x08payments\x1a\x02\x08\x02\x82\xd3\xe4\x93\x02\x33\"\x06/fraud:\x01*Z\x1a\"\t/v1/fraud:\x01*b\nassessmentb\nassessment\x12\xa9\x01\n\nScoreBatch\x12$.smartpay.fraud.v1.ScoreBatchRequest\x1a%.smartpay.fraud.v1.ScoreBatchResponse\"N\x90\x02\x02\xaa\xed\x18\x1a\n\x14smartpay/fraud.score\x1a\x02\x08\x05\x82\xd3\xe4\x93\x02\'\"\x0c/fraud:batch:\x01*Z\x14\"\x0f/v1/fraud:batch:\x01*\x12\x84\x01\n\x0bScoreStream\x12%.smartpay.fraud.v1.ScoreStreamRequest\x1a&.smartpay.fraud.v1.ScoreStreamResponse\"\"\x90\x02\x02\xaa\xed\x18\x1b\n\x14smartpay/fraud.score\x1a\x03\x08\xac\x02(\x01\x30\x01\x12\xce\x01\n\x0bRecordLabel\x12%.smartpay.fraud.v1.RecordLabelRequest\x1a&.smartpay.fraud.v1.RecordLabelResponse\"p\x90\x02\x02\xaa\xed\x18\x1a\n\x14smartpay/fraud.score\x1a\x02\x08\x02\x82\xd3\xe4\x93\x02I\"\x1d/fraud/{transaction_id}:label:\x01*Z%\" /v1/fraud/{transaction_id}:label:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -49,8 +50,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SCOREREQUEST'].fields_by_name['device_id']._serialized_options = b'\342A\001\001\272H\004r\002\030@'
   _globals['_SCOREREQUEST'].fields_by_name['ip_address']._loaded_options = None
   _globals['_SCOREREQUEST'].fields_by_name['ip_address']._serialized_options = b'\342A\001\001\272H\007r\002p\001\330\001\001'
+  _globals['_SCOREREQUEST'].fields_by_name['terminal_id']._loaded_options = None
+  _globals['_SCOREREQUEST'].fields_by_name['terminal_id']._serialized_options = b'\342A\001\001\272H\004r\002\030@'
+  _globals['_SCOREREQUEST'].fields_by_name['merchant_category']._loaded_options = None
+  _globals['_SCOREREQUEST'].fields_by_name['merchant_category']._serialized_options = b'\342A\001\001\272H\021r\0172\r^([0-9]{4})?$'
+  _globals['_SCOREREQUEST'].fields_by_name['country']._loaded_options = None
+  _globals['_SCOREREQUEST'].fields_by_name['country']._serialized_options = b'\342A\001\001\272H\021r\0172\r^([A-Z]{2})?$'
   _globals['_SCOREBATCHREQUEST'].fields_by_name['transactions']._loaded_options = None
   _globals['_SCOREBATCHREQUEST'].fields_by_name['transactions']._serialized_options = b'\342A\001\002\272H\010\222\001\005\010\001\020\200\001'
+  _globals['_SCORESTREAMREQUEST'].fields_by_name['transaction']._loaded_options = None
+  _globals['_SCORESTREAMREQUEST'].fields_by_name['transaction']._serialized_options = b'\342A\001\002\272H\003\330\001\003'
+  _globals['_REASON_VALUESENTRY']._loaded_options = None
+  _globals['_REASON_VALUESENTRY']._serialized_options = b'8\001'
   _globals['_RECORDLABELREQUEST'].fields_by_name['transaction_id']._loaded_options = None
   _globals['_RECORDLABELREQUEST'].fields_by_name['transaction_id']._serialized_options = b'\342A\001\002\272H\031r\0272\025^[A-Za-z0-9_-]{1,64}$'
   _globals['_RECORDLABELREQUEST'].fields_by_name['label']._loaded_options = None
@@ -61,30 +72,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FRAUDSERVICE'].methods_by_name['Score']._serialized_options = b'\220\002\002\252\355\030$\n\024smartpay/fraud.score\022\010payments\032\002\010\002\202\323\344\223\0023\"\006/fraud:\001*Z\032\"\t/v1/fraud:\001*b\nassessmentb\nassessment'
   _globals['_FRAUDSERVICE'].methods_by_name['ScoreBatch']._loaded_options = None
   _globals['_FRAUDSERVICE'].methods_by_name['ScoreBatch']._serialized_options = b'\220\002\002\252\355\030\032\n\024smartpay/fraud.score\032\002\010\005\202\323\344\223\002\'\"\014/fraud:batch:\001*Z\024\"\017/v1/fraud:batch:\001*'
+  _globals['_FRAUDSERVICE'].methods_by_name['ScoreStream']._loaded_options = None
+  _globals['_FRAUDSERVICE'].methods_by_name['ScoreStream']._serialized_options = b'\220\002\002\252\355\030\033\n\024smartpay/fraud.score\032\003\010\254\002'
   _globals['_FRAUDSERVICE'].methods_by_name['RecordLabel']._loaded_options = None
   _globals['_FRAUDSERVICE'].methods_by_name['RecordLabel']._serialized_options = b'\220\002\002\252\355\030\032\n\024smartpay/fraud.score\032\002\010\002\202\323\344\223\002I\"\035/fraud/{transaction_id}:label:\001*Z%\" /v1/fraud/{transaction_id}:label:\001*'
-  _globals['_LABEL']._serialized_start=1469
-  _globals['_LABEL']._serialized_end=1538
-  _globals['_ERRORREASON']._serialized_start=1540
-  _globals['_ERRORREASON']._serialized_end=1660
-  _globals['_SCOREREQUEST']._serialized_start=241
-  _globals['_SCOREREQUEST']._serialized_end=626
-  _globals['_SCORERESPONSE']._serialized_start=628
-  _globals['_SCORERESPONSE']._serialized_end=694
-  _globals['_SCOREBATCHREQUEST']._serialized_start=696
-  _globals['_SCOREBATCHREQUEST']._serialized_end=787
-  _globals['_SCOREBATCHRESPONSE']._serialized_start=789
-  _globals['_SCOREBATCHRESPONSE']._serialized_end=861
-  _globals['_ASSESSMENT']._serialized_start=864
-  _globals['_ASSESSMENT']._serialized_end=1181
-  _globals['_ASSESSMENT_VERDICT']._serialized_start=1089
-  _globals['_ASSESSMENT_VERDICT']._serialized_end=1181
-  _globals['_REASON']._serialized_start=1183
-  _globals['_REASON']._serialized_end=1244
-  _globals['_RECORDLABELREQUEST']._serialized_start=1247
-  _globals['_RECORDLABELREQUEST']._serialized_end=1444
-  _globals['_RECORDLABELRESPONSE']._serialized_start=1446
-  _globals['_RECORDLABELRESPONSE']._serialized_end=1467
-  _globals['_FRAUDSERVICE']._serialized_start=1663
-  _globals['_FRAUDSERVICE']._serialized_end=2237
+  _globals['_LABEL']._serialized_start=2056
+  _globals['_LABEL']._serialized_end=2125
+  _globals['_ERRORREASON']._serialized_start=2128
+  _globals['_ERRORREASON']._serialized_end=2645
+  _globals['_SCOREREQUEST']._serialized_start=266
+  _globals['_SCOREREQUEST']._serialized_end=781
+  _globals['_SCORERESPONSE']._serialized_start=783
+  _globals['_SCORERESPONSE']._serialized_end=849
+  _globals['_SCOREBATCHREQUEST']._serialized_start=851
+  _globals['_SCOREBATCHREQUEST']._serialized_end=942
+  _globals['_SCOREBATCHRESPONSE']._serialized_start=944
+  _globals['_SCOREBATCHRESPONSE']._serialized_end=1016
+  _globals['_SCORESTREAMREQUEST']._serialized_start=1018
+  _globals['_SCORESTREAMREQUEST']._serialized_end=1104
+  _globals['_SCORESTREAMRESPONSE']._serialized_start=1107
+  _globals['_SCORESTREAMRESPONSE']._serialized_end=1253
+  _globals['_ASSESSMENT']._serialized_start=1256
+  _globals['_ASSESSMENT']._serialized_end=1665
+  _globals['_ASSESSMENT_VERDICT']._serialized_start=1573
+  _globals['_ASSESSMENT_VERDICT']._serialized_end=1665
+  _globals['_REASON']._serialized_start=1668
+  _globals['_REASON']._serialized_end=1831
+  _globals['_REASON_VALUESENTRY']._serialized_start=1786
+  _globals['_REASON_VALUESENTRY']._serialized_end=1831
+  _globals['_RECORDLABELREQUEST']._serialized_start=1834
+  _globals['_RECORDLABELREQUEST']._serialized_end=2031
+  _globals['_RECORDLABELRESPONSE']._serialized_start=2033
+  _globals['_RECORDLABELRESPONSE']._serialized_end=2054
+  _globals['_FRAUDSERVICE']._serialized_start=2648
+  _globals['_FRAUDSERVICE']._serialized_end=3357
 # @@protoc_insertion_point(module_scope)

@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.rpc import status_pb2 as _status_pb2
 from smartpay.type.v1 import money_pb2 as _money_pb2
 import builtins as _builtins
 import sys
@@ -61,6 +62,54 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The scoring queue is full.
     Example: {"reason": "SCORING_QUEUE_FULL", "metadata": {}}
     """
+    ERROR_REASON_RULE_INVALID: _ErrorReason.ValueType  # 3
+    """A rule can't be asked as it stands: a name nobody knows, or a value that doesn't suit it.
+    Example: {"reason": "RULE_INVALID", "metadata": {"field": "rules[0].conditions[1].name"}}
+    """
+    ERROR_REASON_RULES_CHANGED: _ErrorReason.ValueType  # 4
+    """Another version of the rules is in force than the one the change began from.
+    Example: {"reason": "RULES_CHANGED", "metadata": {"field": "base_version", "version": "7"}}
+    """
+    ERROR_REASON_RULES_VERSION_NOT_FOUND: _ErrorReason.ValueType  # 5
+    """The merchant's rules never had such a version.
+    Example: {"reason": "RULES_VERSION_NOT_FOUND", "metadata": {"field": "version"}}
+    """
+    ERROR_REASON_LIST_NOT_FOUND: _ErrorReason.ValueType  # 6
+    """No such list of this merchant.
+    Example: {"reason": "LIST_NOT_FOUND", "metadata": {"field": "list_id"}}
+    """
+    ERROR_REASON_LIST_EXISTS: _ErrorReason.ValueType  # 7
+    """The merchant has another list of this name already.
+    Example: {"reason": "LIST_EXISTS", "metadata": {"field": "name"}}
+    """
+    ERROR_REASON_LIST_IN_USE: _ErrorReason.ValueType  # 8
+    """A rule asks this list: change the rule first.
+    Example: {"reason": "LIST_IN_USE", "metadata": {"field": "list_id", "rule": "TOO_MANY"}}
+    """
+    ERROR_REASON_ENTRY_INVALID: _ErrorReason.ValueType  # 9
+    """A list of this kind can't hold the value.
+    Example: {"reason": "ENTRY_INVALID", "metadata": {"field": "entries[3].value"}}
+    """
+    ERROR_REASON_LIMIT_REACHED: _ErrorReason.ValueType  # 10
+    """There are as many as there may be.
+    Example: {"reason": "LIMIT_REACHED", "metadata": {"limit": "32"}}
+    """
+    ERROR_REASON_ETAG_MISMATCH: _ErrorReason.ValueType  # 11
+    """Somebody changed it since it was read; read it and decide again.
+    Example: {"reason": "ETAG_MISMATCH", "metadata": {"field": "etag"}}
+    """
+    ERROR_REASON_REVIEW_NOT_FOUND: _ErrorReason.ValueType  # 12
+    """No such review of this merchant.
+    Example: {"reason": "REVIEW_NOT_FOUND", "metadata": {"field": "review_id"}}
+    """
+    ERROR_REASON_REVIEW_ENDED: _ErrorReason.ValueType  # 13
+    """The review is not open any more.
+    Example: {"reason": "REVIEW_ENDED", "metadata": {"state": "STATE_RESOLVED"}}
+    """
+    ERROR_REASON_MEMORY_UNAVAILABLE: _ErrorReason.ValueType  # 14
+    """The memory that all replicas share can't be reached; nothing was counted.
+    Example: {"reason": "MEMORY_UNAVAILABLE", "metadata": {}}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why the fraud service refused. See smartpay.type.v1.ErrorReason for the shared reasons."""
@@ -74,6 +123,54 @@ Example: {"reason": "TRANSACTION_NOT_FOUND", "metadata": {"field": "transaction_
 ERROR_REASON_SCORING_QUEUE_FULL: ErrorReason.ValueType  # 2
 """The scoring queue is full.
 Example: {"reason": "SCORING_QUEUE_FULL", "metadata": {}}
+"""
+ERROR_REASON_RULE_INVALID: ErrorReason.ValueType  # 3
+"""A rule can't be asked as it stands: a name nobody knows, or a value that doesn't suit it.
+Example: {"reason": "RULE_INVALID", "metadata": {"field": "rules[0].conditions[1].name"}}
+"""
+ERROR_REASON_RULES_CHANGED: ErrorReason.ValueType  # 4
+"""Another version of the rules is in force than the one the change began from.
+Example: {"reason": "RULES_CHANGED", "metadata": {"field": "base_version", "version": "7"}}
+"""
+ERROR_REASON_RULES_VERSION_NOT_FOUND: ErrorReason.ValueType  # 5
+"""The merchant's rules never had such a version.
+Example: {"reason": "RULES_VERSION_NOT_FOUND", "metadata": {"field": "version"}}
+"""
+ERROR_REASON_LIST_NOT_FOUND: ErrorReason.ValueType  # 6
+"""No such list of this merchant.
+Example: {"reason": "LIST_NOT_FOUND", "metadata": {"field": "list_id"}}
+"""
+ERROR_REASON_LIST_EXISTS: ErrorReason.ValueType  # 7
+"""The merchant has another list of this name already.
+Example: {"reason": "LIST_EXISTS", "metadata": {"field": "name"}}
+"""
+ERROR_REASON_LIST_IN_USE: ErrorReason.ValueType  # 8
+"""A rule asks this list: change the rule first.
+Example: {"reason": "LIST_IN_USE", "metadata": {"field": "list_id", "rule": "TOO_MANY"}}
+"""
+ERROR_REASON_ENTRY_INVALID: ErrorReason.ValueType  # 9
+"""A list of this kind can't hold the value.
+Example: {"reason": "ENTRY_INVALID", "metadata": {"field": "entries[3].value"}}
+"""
+ERROR_REASON_LIMIT_REACHED: ErrorReason.ValueType  # 10
+"""There are as many as there may be.
+Example: {"reason": "LIMIT_REACHED", "metadata": {"limit": "32"}}
+"""
+ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 11
+"""Somebody changed it since it was read; read it and decide again.
+Example: {"reason": "ETAG_MISMATCH", "metadata": {"field": "etag"}}
+"""
+ERROR_REASON_REVIEW_NOT_FOUND: ErrorReason.ValueType  # 12
+"""No such review of this merchant.
+Example: {"reason": "REVIEW_NOT_FOUND", "metadata": {"field": "review_id"}}
+"""
+ERROR_REASON_REVIEW_ENDED: ErrorReason.ValueType  # 13
+"""The review is not open any more.
+Example: {"reason": "REVIEW_ENDED", "metadata": {"state": "STATE_RESOLVED"}}
+"""
+ERROR_REASON_MEMORY_UNAVAILABLE: ErrorReason.ValueType  # 14
+"""The memory that all replicas share can't be reached; nothing was counted.
+Example: {"reason": "MEMORY_UNAVAILABLE", "metadata": {}}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
@@ -89,6 +186,9 @@ class ScoreRequest(_message.Message):
     INSTRUMENT_FINGERPRINT_FIELD_NUMBER: _builtins.int
     DEVICE_ID_FIELD_NUMBER: _builtins.int
     IP_ADDRESS_FIELD_NUMBER: _builtins.int
+    TERMINAL_ID_FIELD_NUMBER: _builtins.int
+    MERCHANT_CATEGORY_FIELD_NUMBER: _builtins.int
+    COUNTRY_FIELD_NUMBER: _builtins.int
     transaction_id: _builtins.str
     """The caller's id of the transaction, unique per merchant; a payment's id when it comes
     through /pay. 1 to 64 characters of A-Z a-z 0-9 _ -.
@@ -101,6 +201,14 @@ class ScoreRequest(_message.Message):
     """The payer's device, as the merchant's page or app knows it. At most 64 characters."""
     ip_address: _builtins.str
     """The payer's IPv4 or IPv6 address."""
+    terminal_id: _builtins.str
+    """The point of sale, shop or sub-merchant, as the merchant names it. When absent, the merchant
+    itself counts as the one place of sale. At most 64 characters.
+    """
+    merchant_category: _builtins.str
+    """What is sold: a merchant category code of ISO 18245, for instance 5732."""
+    country: _builtins.str
+    """The payer's country: ISO 3166-1 alpha-2, for instance DE."""
     @_builtins.property
     def amount(self) -> _money_pb2.Money:
         """What the payer is to pay."""
@@ -114,10 +222,13 @@ class ScoreRequest(_message.Message):
         instrument_fingerprint: _builtins.str = ...,
         device_id: _builtins.str = ...,
         ip_address: _builtins.str = ...,
+        terminal_id: _builtins.str = ...,
+        merchant_category: _builtins.str = ...,
+        country: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "customer_id", b"customer_id", "device_id", b"device_id", "instrument_fingerprint", b"instrument_fingerprint", "ip_address", b"ip_address", "transaction_id", b"transaction_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "country", b"country", "customer_id", b"customer_id", "device_id", b"device_id", "instrument_fingerprint", b"instrument_fingerprint", "ip_address", b"ip_address", "merchant_category", b"merchant_category", "terminal_id", b"terminal_id", "transaction_id", b"transaction_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -196,6 +307,66 @@ class ScoreBatchResponse(_message.Message):
 Global___ScoreBatchResponse: _TypeAlias = ScoreBatchResponse  # noqa: Y015
 
 @_typing.final
+class ScoreStreamRequest(_message.Message):
+    """Asks for the next score of a stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRANSACTION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def transaction(self) -> Global___ScoreRequest:
+        """The transaction. What is wrong with it is answered, and doesn't end the stream."""
+
+    def __init__(
+        self,
+        *,
+        transaction: Global___ScoreRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["transaction", b"transaction"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["transaction", b"transaction"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScoreStreamRequest: _TypeAlias = ScoreStreamRequest  # noqa: Y015
+
+@_typing.final
+class ScoreStreamResponse(_message.Message):
+    """The next score of a stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRANSACTION_ID_FIELD_NUMBER: _builtins.int
+    ASSESSMENT_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    transaction_id: _builtins.str
+    """The transaction that was asked about."""
+    @_builtins.property
+    def assessment(self) -> Global___Assessment:
+        """The assessment."""
+
+    @_builtins.property
+    def error(self) -> _status_pb2.Status:
+        """Why there is none, as Score would have refused: with ErrorInfo, and BadRequest for a field."""
+
+    def __init__(
+        self,
+        *,
+        transaction_id: _builtins.str = ...,
+        assessment: Global___Assessment | None = ...,
+        error: _status_pb2.Status | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["assessment", b"assessment", "error", b"error", "outcome", b"outcome"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assessment", b"assessment", "error", b"error", "outcome", b"outcome", "transaction_id", b"transaction_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["assessment", "error"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+Global___ScoreStreamResponse: _TypeAlias = ScoreStreamResponse  # noqa: Y015
+
+@_typing.final
 class Assessment(_message.Message):
     """What the fraud service thinks of one transaction."""
 
@@ -234,6 +405,10 @@ class Assessment(_message.Message):
     REASONS_FIELD_NUMBER: _builtins.int
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    RULES_VERSION_FIELD_NUMBER: _builtins.int
+    MATCHED_RULE_IDS_FIELD_NUMBER: _builtins.int
+    MATCHED_LIST_IDS_FIELD_NUMBER: _builtins.int
+    CONTROL_FIELD_NUMBER: _builtins.int
     transaction_id: _builtins.str
     """The transaction that was scored."""
     verdict: Global___Assessment.Verdict.ValueType
@@ -242,6 +417,12 @@ class Assessment(_message.Message):
     """Calibrated probability of fraud, 0 to 1."""
     model_version: _builtins.str
     """The model bundle that scored."""
+    rules_version: _builtins.int
+    """The version of the merchant's rules it was judged by."""
+    control: _builtins.bool
+    """True: the model would not have allowed it. It passed as one of the few that the merchant's
+    policy lets through, so that the model goes on learning what it would have blocked.
+    """
     @_builtins.property
     def reasons(self) -> _containers.RepeatedCompositeFieldContainer[Global___Reason]:
         """What raised the score most, strongest first; rules first. At most 4."""
@@ -249,6 +430,14 @@ class Assessment(_message.Message):
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was first scored."""
+
+    @_builtins.property
+    def matched_rule_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The rules that matched, in the order they were asked."""
+
+    @_builtins.property
+    def matched_list_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The lists it stood on."""
 
     def __init__(
         self,
@@ -259,10 +448,14 @@ class Assessment(_message.Message):
         reasons: _abc.Iterable[Global___Reason] | None = ...,
         model_version: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        rules_version: _builtins.int = ...,
+        matched_rule_ids: _abc.Iterable[_builtins.str] | None = ...,
+        matched_list_ids: _abc.Iterable[_builtins.str] | None = ...,
+        control: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "model_version", b"model_version", "reasons", b"reasons", "score", b"score", "transaction_id", b"transaction_id", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["control", b"control", "create_time", b"create_time", "matched_list_ids", b"matched_list_ids", "matched_rule_ids", b"matched_rule_ids", "model_version", b"model_version", "reasons", b"reasons", "rules_version", b"rules_version", "score", b"score", "transaction_id", b"transaction_id", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -274,25 +467,51 @@ class Reason(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class ValuesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     CODE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     CONTRIBUTION_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
     code: _builtins.str
     """Stable code, for instance VELOCITY_DEVICE."""
     message: _builtins.str
     """One sentence for a person, with the figures."""
     contribution: _builtins.float
-    """How much it added to the score, in log-odds; 0 for a rule."""
+    """How much it added to the score, in log-odds; 0 for a rule or list."""
+    @_builtins.property
+    def values(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """The figures in the sentence, by name, for instance {"device_cards_10m": 7}."""
+
     def __init__(
         self,
         *,
         code: _builtins.str = ...,
         message: _builtins.str = ...,
         contribution: _builtins.float = ...,
+        values: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "contribution", b"contribution", "message", b"message"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "contribution", b"contribution", "message", b"message", "values", b"values"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -45,6 +45,11 @@ class FraudServiceStub:
                 request_serializer=smartpay_dot_fraud_dot_v1_dot_fraud__pb2.ScoreBatchRequest.SerializeToString,
                 response_deserializer=smartpay_dot_fraud_dot_v1_dot_fraud__pb2.ScoreBatchResponse.FromString,
                 _registered_method=True)
+        self.ScoreStream = channel.stream_stream(
+                '/smartpay.fraud.v1.FraudService/ScoreStream',
+                request_serializer=smartpay_dot_fraud_dot_v1_dot_fraud__pb2.ScoreStreamRequest.SerializeToString,
+                response_deserializer=smartpay_dot_fraud_dot_v1_dot_fraud__pb2.ScoreStreamResponse.FromString,
+                _registered_method=True)
         self.RecordLabel = channel.unary_unary(
                 '/smartpay.fraud.v1.FraudService/RecordLabel',
                 request_serializer=smartpay_dot_fraud_dot_v1_dot_fraud__pb2.RecordLabelRequest.SerializeToString,
@@ -73,6 +78,15 @@ class FraudServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ScoreStream(self, request_iterator, context):
+        """Scores transactions as they come, each as Score would, and answers in the same order.
+
+        A transaction that is refused is answered by its error; the stream goes on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RecordLabel(self, request, context):
         """Records what a scored transaction turned out to be. Features count it from known_time on.
         """
@@ -92,6 +106,11 @@ def add_FraudServiceServicer_to_server(servicer, server):
                     servicer.ScoreBatch,
                     request_deserializer=smartpay_dot_fraud_dot_v1_dot_fraud__pb2.ScoreBatchRequest.FromString,
                     response_serializer=smartpay_dot_fraud_dot_v1_dot_fraud__pb2.ScoreBatchResponse.SerializeToString,
+            ),
+            'ScoreStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.ScoreStream,
+                    request_deserializer=smartpay_dot_fraud_dot_v1_dot_fraud__pb2.ScoreStreamRequest.FromString,
+                    response_serializer=smartpay_dot_fraud_dot_v1_dot_fraud__pb2.ScoreStreamResponse.SerializeToString,
             ),
             'RecordLabel': grpc.unary_unary_rpc_method_handler(
                     servicer.RecordLabel,
@@ -154,6 +173,33 @@ class FraudService:
             '/smartpay.fraud.v1.FraudService/ScoreBatch',
             smartpay_dot_fraud_dot_v1_dot_fraud__pb2.ScoreBatchRequest.SerializeToString,
             smartpay_dot_fraud_dot_v1_dot_fraud__pb2.ScoreBatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ScoreStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/smartpay.fraud.v1.FraudService/ScoreStream',
+            smartpay_dot_fraud_dot_v1_dot_fraud__pb2.ScoreStreamRequest.SerializeToString,
+            smartpay_dot_fraud_dot_v1_dot_fraud__pb2.ScoreStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,11 @@ class FraudServiceStub:
     """
     ScoreBatch: _grpc.UnaryUnaryMultiCallable[_fraud_pb2.ScoreBatchRequest, _fraud_pb2.ScoreBatchResponse]
     """Scores up to 128 transactions in one call, each as Score would, in order."""
+    ScoreStream: _grpc.StreamStreamMultiCallable[_fraud_pb2.ScoreStreamRequest, _fraud_pb2.ScoreStreamResponse]
+    """Scores transactions as they come, each as Score would, and answers in the same order.
+
+    A transaction that is refused is answered by its error; the stream goes on.
+    """
     RecordLabel: _grpc.UnaryUnaryMultiCallable[_fraud_pb2.RecordLabelRequest, _fraud_pb2.RecordLabelResponse]
     """Records what a scored transaction turned out to be. Features count it from known_time on."""
 
@@ -57,6 +62,11 @@ class FraudServiceAsyncStub(FraudServiceStub):
     """
     ScoreBatch: _aio.UnaryUnaryMultiCallable[_fraud_pb2.ScoreBatchRequest, _fraud_pb2.ScoreBatchResponse]  # type: ignore[assignment]
     """Scores up to 128 transactions in one call, each as Score would, in order."""
+    ScoreStream: _aio.StreamStreamMultiCallable[_fraud_pb2.ScoreStreamRequest, _fraud_pb2.ScoreStreamResponse]  # type: ignore[assignment]
+    """Scores transactions as they come, each as Score would, and answers in the same order.
+
+    A transaction that is refused is answered by its error; the stream goes on.
+    """
     RecordLabel: _aio.UnaryUnaryMultiCallable[_fraud_pb2.RecordLabelRequest, _fraud_pb2.RecordLabelResponse]  # type: ignore[assignment]
     """Records what a scored transaction turned out to be. Features count it from known_time on."""
 
@@ -82,6 +92,17 @@ class FraudServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_fraud_pb2.ScoreBatchResponse, _abc.Awaitable[_fraud_pb2.ScoreBatchResponse]]:
         """Scores up to 128 transactions in one call, each as Score would, in order."""
+
+    @_abc_1.abstractmethod
+    def ScoreStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[_fraud_pb2.ScoreStreamRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_fraud_pb2.ScoreStreamResponse], _abc.AsyncIterator[_fraud_pb2.ScoreStreamResponse]]:
+        """Scores transactions as they come, each as Score would, and answers in the same order.
+
+        A transaction that is refused is answered by its error; the stream goes on.
+        """
 
     @_abc_1.abstractmethod
     def RecordLabel(

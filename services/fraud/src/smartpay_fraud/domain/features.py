@@ -1,40 +1,68 @@
 """The one place where features are computed, for training by replay and for serving alike.
 
 Score first, then append: a payment never sees itself in its own history. Counts, sums and distinct
-counts are exact over the window (now - length, now]; a label counts from the moment it is known.
-A missing input yields NaN for everything that needs it, which the trees route as "not known".
+counts are exact over the window (now - length, now] while an entity's payments are held, and exact
+to the day beyond; a label counts from the moment it is known. A missing input yields NaN for
+everything that needs it, which the trees route as "not known".
 
-Devices, cards and customers are remembered per merchant and mode, because their names are the
-merchant's own and mean nothing elsewhere. Only the network (the payer's public address) is shared
-by all merchants of one mode: it means the same for everybody, and card testers hop merchants.
+Devices, cards, customers and terminals are remembered per merchant and mode, because their names
+are the merchant's own and mean nothing elsewhere. The network (the payer's public address), the
+country and the category are shared by all merchants of one mode: they mean the same for everybody,
+and card testers hop merchants.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+from collections import deque
 from collections.abc import Hashable
+from dataclasses import asdict, replace
+from enum import IntEnum
+from heapq import heappop, heappush
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from smartpay_fraud.domain import graph, profiles, snapshot
 from smartpay_fraud.domain.activity import (
+    CLEARED,
+    DAY_MS,
+    EVENTS_PER_PLACE,
     EVENTS_PER_POPULATION,
+    FRAUD,
+    LABEL_DELAY_MS,
+    MEMORY_MS,
+    UNKNOWN,
     Activity,
     Payment,
     Population,
     log_amount_of,
+    outlier_of,
+    tiny_of,
+    unusual_of,
 )
-from smartpay_fraud.domain.transaction import Transaction, network_of, reference_cents
+from smartpay_fraud.domain.profiles import HOUR_MS, MINUTE_MS
+from smartpay_fraud.domain.transaction import (
+    Transaction,
+    TransactionKey,
+    network_of,
+    reference_cents,
+)
 
-MINUTE_MS = 60_000
-HOUR_MS = 60 * MINUTE_MS
-DAY_MS = 24 * HOUR_MS
-MEMORY_MS = 30 * DAY_MS
-"""The longest window: what is older than 30 days says little about today's payment."""
+__all__ = [
+    "DAY_MS",
+    "FEATURES",
+    "HOUR_MS",
+    "MEMORY_MS",
+    "MINUTE_MS",
+    "FeatureStore",
+    "View",
+    "parts_of",
+]
 
-DEFINITIONS_VERSION = 1
+DEFINITIONS_VERSION = 2
 """Raise it when a feature changes its meaning but not its name: old models must then not load."""
 
 Vector = NDArray[np.float32]
@@ -42,90 +70,89 @@ Vector = NDArray[np.float32]
 FEATURES: tuple[str, ...] = (
     "amount",
     "hour",
-    "customer_count_1h",
-    "customer_count_24h",
-    "customer_count_7d",
-    "customer_count_30d",
-    "customer_spend_24h",
-    "customer_amount_z",
-    "customer_amount_ratio",
-    "customer_idle",
-    "customer_age",
-    "customer_cards_24h",
-    "customer_devices_24h",
-    "customer_new_card",
-    "customer_new_device",
-    "customer_new_network",
-    "customer_declines_24h",
-    "customer_known_frauds",
-    "card_count_10m",
-    "card_count_1h",
-    "card_count_24h",
-    "card_spend_24h",
-    "card_amount_z",
-    "card_idle",
-    "card_age",
-    "card_customers_24h",
-    "card_devices_24h",
-    "card_declines_24h",
-    "card_known_frauds",
-    "device_count_10m",
-    "device_count_1h",
-    "device_count_24h",
-    "device_cards_10m",
-    "device_cards_1h",
-    "device_cards_24h",
-    "device_customers_24h",
-    "device_tiny_1h",
-    "device_amount_z",
-    "device_idle",
-    "device_age",
-    "device_declines_1h",
-    "device_declines_24h",
-    "device_known_frauds",
-    "network_count_10m",
-    "network_count_1h",
-    "network_count_24h",
-    "network_cards_1h",
-    "network_cards_24h",
-    "network_customers_1h",
-    "network_tiny_1h",
-    "network_tiny_share_1h",
-    "network_amount_z",
-    "network_age",
-    "network_declines_1h",
-    "network_decline_share_1h",
-    "network_known_frauds",
-    "network_known_fraud_rate",
-    "merchant_count_10m",
-    "merchant_count_1h",
-    "merchant_tiny_share_1h",
-    "merchant_amount_z",
-    "merchant_age",
-    "merchant_decline_share_1h",
-    "merchant_known_frauds",
-    "merchant_known_fraud_rate",
+    "weekend",
+    *profiles.CUSTOMER,
+    *profiles.CARD,
+    *profiles.DEVICE,
+    *profiles.NETWORK,
+    *profiles.TERMINAL,
+    *profiles.MERCHANT,
+    *profiles.COUNTRY,
+    *profiles.CATEGORY,
 )
-"""Names of the columns, in the model's order. Times are log(1 + seconds), sums log(1 + USD)."""
+"""Names of the columns, in the model's order; `profiles` tells their units."""
 
 FEATURE_INDEX = {name: index for index, name in enumerate(FEATURES)}
 
+EDGE_COLUMNS = np.array([FEATURE_INDEX[name] for name in graph.EDGE_FEATURES])
+"""What the graph remembers of a payment's own row, as column numbers."""
+
 _NAN = math.nan
-_UNKNOWN_CUSTOMER = [_NAN] * 16
-_UNKNOWN_CARD = [_NAN] * 11
-_UNKNOWN_DEVICE = [_NAN] * 14
-_UNKNOWN_NETWORK = [_NAN] * 14
-_LABELS_PRIOR = 4  # labels that an unproven entity is assumed to have, all legitimate
+_UNKNOWN_CUSTOMER = [_NAN] * len(profiles.CUSTOMER)
+_UNKNOWN_CARD = [_NAN] * len(profiles.CARD)
+_UNKNOWN_DEVICE = [_NAN] * len(profiles.DEVICE)
+_UNKNOWN_NETWORK = [_NAN] * len(profiles.NETWORK)
+_THURSDAY, _SATURDAY = 3, 5  # counted from Monday; 1970-01-01 was a Thursday
+_NO_GRAPH = np.zeros(graph.GRAPH_WIDTH, np.float32)
+_NO_SHADOW = np.empty(0, np.float32)
+for _shared in (_NO_GRAPH, _NO_SHADOW):
+    _shared.setflags(write=False)
 
 
-class Entities(NamedTuple):
+class Parts(NamedTuple):
     """The names under which the parts of one payment are remembered; None when not given."""
 
+    merchant: Hashable
+    terminal: Hashable
     customer: Hashable | None
     card: Hashable | None
     device: Hashable | None
     network: Hashable | None
-    merchant: Hashable
+    country: Hashable | None
+    category: Hashable | None
+
+
+KINDS: tuple[str, ...] = Parts._fields
+_RING_PLACES = [KINDS.index(kind) for kind in graph.GRAPH_KINDS]
+
+
+class View(NamedTuple):
+    """What is known of a payment before it is remembered.
+
+    Attributes:
+        row: float32, one value per name in FEATURES.
+        graph: float32 [graph.GRAPH_WIDTH]; zeros while no graph model is in use.
+        shadow: the same for a challenger's graph model; empty while there is none.
+    """
+
+    row: Vector
+    graph: Vector
+    shadow: Vector
+
+
+class Word(IntEnum):
+    """What can be said of a payment afterwards."""
+
+    LEGITIMATE = 0
+    FRAUD = 1
+    DECLINED = 2
+    BLOCKED = 3
+
+
+_DECLINED_PARTS: dict[Word, tuple[str, ...]] = {
+    Word.DECLINED: ("merchant", "customer", "card", "device", "network"),
+    Word.BLOCKED: ("card", "device"),
+}
+
+
+class _Glance(NamedTuple):
+    """A payment as just looked at, so that remembering it needs no second look."""
+
+    transaction: Transaction
+    now_ms: int
+    payment: Payment
+    parts: Parts
+    view: View
 
 
 def schema_hash() -> str:
@@ -137,58 +164,75 @@ def schema_hash() -> str:
 class FeatureStore:
     """What the service remembers of past payments, and the features of the next one.
 
-    One writer only: call it from one thread. Memory is bounded per entity and per kind of entity.
+    One writer only: call it from one thread, with times that fall back no further than clocks do.
+    Memory is bounded per entity, per kind of entity, and in payments whose label is awaited.
     """
 
     def __init__(self, events_max: int = EVENTS_PER_POPULATION) -> None:
-        self._customers = Population(events_max)
-        self._cards = Population(events_max)
-        self._devices = Population(events_max)
-        self._networks = Population(events_max)
-        self._merchants = Population(events_max)
+        place = EVENTS_PER_PLACE
+        self.populations: dict[str, Population] = {
+            "merchant": Population((), tiny_of, events_max, place),
+            "terminal": Population((), unusual_of, events_max, place),
+            "customer": Population(profiles.CUSTOMER_COLUMNS, outlier_of, events_max),
+            "card": Population(profiles.CARD_COLUMNS, tiny_of, events_max),
+            "device": Population(profiles.DEVICE_COLUMNS, tiny_of, events_max),
+            "network": Population(profiles.NETWORK_COLUMNS, tiny_of, events_max),
+            "country": Population((), tiny_of, events_max),
+            "category": Population((), tiny_of, events_max),
+        }
+        self._in_order = tuple(self.populations.values())
+        self._events_max = events_max
+        self._now_ms = 0
+        self._awaited: deque[Payment] = deque()  # oldest first; their labels still move a window
+        self._payments: dict[TransactionKey, Payment] = {}
+        self._news: list[tuple[int, int, Word, Transaction]] = []  # a heap: told before known
+        self._news_count = 0
+        self._weights: graph.MessageWeights | None = None
+        self._shadow: graph.MessageWeights | None = None
+        self._glance: _Glance | None = None
 
-    def score_view(self, transaction: Transaction, now_ms: int) -> Vector:
-        """The features of a payment as of now, from what was remembered before it.
+    def use_graph(
+        self, weights: graph.MessageWeights | None, shadow: graph.MessageWeights | None = None
+    ) -> None:
+        """Switches to other graph models, the champion's and the challenger's, or to none.
 
-        Returns a float32 vector with one value per name in FEATURES.
+        What is remembered stays; messages are computed anew when they are next asked for.
         """
-        payment = _payment(transaction, now_ms)
-        entities = _entities(transaction)
-        row: list[float] = [
-            math.log1p(payment.cents / 100),
-            float(now_ms // HOUR_MS % 24),
-        ]
-        if entities.customer is None:
-            row += _UNKNOWN_CUSTOMER
-        else:
-            row += _customer_view(self._customers.find(entities.customer), payment)
-        if entities.card is None:
-            row += _UNKNOWN_CARD
-        else:
-            row += _card_view(self._cards.find(entities.card), payment)
-        if entities.device is None:
-            row += _UNKNOWN_DEVICE
-        else:
-            row += _device_view(self._devices.find(entities.device), payment)
-        if entities.network is None:
-            row += _UNKNOWN_NETWORK
-        else:
-            row += _network_view(self._networks.find(entities.network), payment)
-        row += _merchant_view(self._merchants.find(entities.merchant), payment)
-        return np.array(row, dtype=np.float32)
+        self._weights = weights
+        self._shadow = shadow
+        self._glance = None
+
+    def no_graph(self) -> tuple[Vector, Vector]:
+        """The graph rows, champion's and challenger's, of a payment whose graph is not known."""
+        return _NO_GRAPH, _NO_SHADOW if self._shadow is None else _NO_GRAPH
+
+    def score_view(self, transaction: Transaction, now_ms: int) -> View:
+        """The features of a payment as of now, from what was remembered before it."""
+        return self._look_at(transaction, now_ms).view
 
     def append(self, transaction: Transaction, now_ms: int) -> None:
         """Remembers a payment once its features were taken."""
-        payment = _payment(transaction, now_ms)
-        for population, key in self._parts(_entities(transaction)):
-            population.append(key, payment)
+        glance = self._glance
+        if glance is None or glance.transaction is not transaction or glance.now_ms != now_ms:
+            glance = self._look_at(transaction, now_ms)
+        self._glance = None
+        payment = glance.payment
+        self._await_label(payment)
+        activities = [
+            None if name is None else population.append(name, payment)
+            for population, name in zip(self._in_order, glance.parts, strict=True)
+        ]
+        graph.remember(
+            [_ring_of(activities[place]) for place in _RING_PLACES],
+            glance.view.row[EDGE_COLUMNS],
+            now_ms,
+            payment.key,
+            self._weights,
+        )
 
     def decline(self, transaction: Transaction, known_ms: int) -> None:
         """Remembers that the processor declined a scored payment."""
-        for population, key in self._parts(_entities(transaction)):
-            activity = population.recall(key)
-            if activity is not None:
-                activity.decline(known_ms)
+        self._tell(Word.DECLINED, transaction, known_ms)
 
     def block(self, transaction: Transaction, known_ms: int) -> None:
         """Remembers that we blocked a payment: a decline of its card and its device only.
@@ -196,237 +240,218 @@ class FeatureStore:
         A network, a merchant or a customer must not become suspect by our own verdicts, or one
         mistake would breed the next.
         """
-        entities = _entities(transaction)
-        for population, key in ((self._cards, entities.card), (self._devices, entities.device)):
-            activity = None if key is None else population.recall(key)
-            if activity is not None:
-                activity.decline(known_ms)
+        self._tell(Word.BLOCKED, transaction, known_ms)
 
     def label(self, transaction: Transaction, fraudulent: bool, known_ms: int) -> None:
-        """Remembers what a scored payment turned out to be; features count it from `known_ms`."""
-        for population, key in self._parts(_entities(transaction)):
-            activity = population.recall(key)
+        """Remembers what a scored payment turned out to be; a later word replaces an earlier one.
+
+        Features count it from `known_ms` (milliseconds since the epoch).
+        """
+        self._tell(Word.FRAUD if fraudulent else Word.LEGITIMATE, transaction, known_ms)
+
+    def forget(self, merchant_id: str, livemode: bool, customer_id: str) -> None:
+        """Erases a customer: its history goes, and its name in whatever else is remembered.
+
+        Looks at everything there is (a third of a second for a full memory): erasures are rare,
+        and an index for them would cost every payment.
+        """
+        self._glance = None
+        self.populations["customer"].forget((merchant_id, livemode, customer_id))
+
+        def theirs(payment: Payment) -> bool:
+            key = payment.key
+            return payment.customer == customer_id and key[:2] == (merchant_id, livemode)
+
+        named = [payment for payment in self._awaited if theirs(payment)]
+        for population in self._in_order:
+            named += population.erase("customer", theirs)
+        for payment in named:
+            payment.customer = ""
+        self._news = [
+            (known_ms, number, word, replace(transaction, customer_id=""))
+            if (transaction.merchant_id, transaction.livemode, transaction.customer_id)
+            == (merchant_id, livemode, customer_id)
+            else (known_ms, number, word, transaction)
+            for known_ms, number, word, transaction in self._news
+        ]
+
+    def dump(self) -> bytes:
+        """Everything remembered, as bytes that `load` turns back into an equal store."""
+        news = [[*told[:3], asdict(told[3])] for told in sorted(self._news, key=lambda t: t[:2])]
+        header = {
+            "schema": schema_hash(),
+            "graph": graph.graph_hash(),
+            "now_ms": self._now_ms,
+            "news_count": self._news_count,
+            "news": news,
+        }
+        return snapshot.dump(self.populations, tuple(self._awaited), header)
+
+    @classmethod
+    def load(cls, data: bytes, events_max: int = EVENTS_PER_POPULATION) -> FeatureStore:
+        """Reads a dump back; graph models are chosen anew with `use_graph`.
+
+        Raises:
+            SnapshotError: the bytes are damaged, or of other features than these.
+        """
+        store = cls(events_max)
+        awaited, header = snapshot.load(data, store.populations)
+        if header.get("schema") != schema_hash() or header.get("graph") != graph.graph_hash():
+            raise snapshot.SnapshotError("it was written for other features")
+        try:
+            store._now_ms, store._news_count = header["now_ms"], header["news_count"]
+            store._news = [
+                (known_ms, number, Word(word), Transaction(**transaction))
+                for known_ms, number, word, transaction in header["news"]
+            ]
+        except (KeyError, TypeError, ValueError) as error:
+            raise snapshot.SnapshotError("its news can't be read") from error
+        store._awaited.extend(awaited)
+        store._payments = {payment.key: payment for payment in awaited}
+        return store
+
+    def _look_at(self, transaction: Transaction, now_ms: int) -> _Glance:
+        self._hear(now_ms)
+        parts = parts_of(transaction)
+        cents = reference_cents(transaction.amount_minor, transaction.currency_code)
+        log_amount = log_amount_of(cents)
+        merchants, terminals, customers, cards, devices, networks, countries, categories = (
+            self._in_order
+        )
+        customer = None if parts.customer is None else customers.find(parts.customer)
+        card = None if parts.card is None else cards.find(parts.card)
+        device = None if parts.device is None else devices.find(parts.device)
+        network = None if parts.network is None else networks.find(parts.network)
+        terminal = terminals.find(parts.terminal)
+        z = ratio = _NAN
+        if customer is not None:
+            z, ratio = customer.habit(log_amount)
+        payment = Payment(
+            transaction.key,
+            now_ms,
+            cents,
+            log_amount,
+            transaction.customer_id,
+            transaction.instrument_id,
+            transaction.device_id,
+            network_of(transaction.ip_address),
+            transaction.terminal_id,
+            transaction.country,
+            transaction.currency_code,
+            0 if math.isnan(z) else round(z * 1000),
+        )
+        at = profiles.moment_of(now_ms)
+        row: list[float] = [
+            math.log1p(cents / 100),
+            now_ms // HOUR_MS % 24,
+            1.0 if (now_ms // DAY_MS + _THURSDAY) % 7 >= _SATURDAY else 0.0,
+        ]
+        if customer is None:
+            row += _UNKNOWN_CUSTOMER
+        else:
+            row += profiles.customer_view(customer, payment, at, z, ratio)
+        row += _UNKNOWN_CARD if card is None else profiles.card_view(card, payment, at)
+        row += _UNKNOWN_DEVICE if device is None else profiles.device_view(device, payment, at)
+        row += _UNKNOWN_NETWORK if network is None else profiles.network_view(network, payment, at)
+        row += profiles.terminal_view(terminal, payment, at)
+        row += profiles.merchant_view(merchants.find(parts.merchant), payment, at)
+        country, category = parts.country, parts.category
+        row += (
+            _NAN if country is None else profiles.fraud_rate(countries.find(country), at),
+            _NAN if category is None else profiles.fraud_rate(categories.find(category), at),
+        )
+        rings = [
+            None if part is None else part.ring
+            for part in (customer, terminal, card, device, network)
+        ]
+        view = View(np.array(row, dtype=np.float32), *self._graph_views(rings, now_ms))
+        self._glance = _Glance(transaction, now_ms, payment, parts, view)
+        return self._glance
+
+    def _graph_views(self, rings: graph.Rings, now_ms: int) -> tuple[Vector, Vector]:
+        weights, shadow = self._weights, self._shadow
+        return (
+            _NO_GRAPH if weights is None else graph.view(rings, now_ms, weights),
+            _NO_SHADOW if shadow is None else graph.view(rings, now_ms, shadow),
+        )
+
+    def _await_label(self, payment: Payment) -> None:
+        awaited = self._awaited
+        awaited.append(payment)
+        self._payments[payment.key] = payment
+        too_old = payment.time_ms - MEMORY_MS
+        while awaited[0].time_ms <= too_old or len(awaited) > self._events_max:
+            gone = awaited.popleft()
+            if self._payments.get(gone.key) is gone:
+                del self._payments[gone.key]
+
+    def _tell(self, word: Word, transaction: Transaction, known_ms: int) -> None:
+        if known_ms <= self._now_ms:
+            self._take_in(word, transaction, known_ms)
+        else:
+            self._news_count += 1
+            heappush(self._news, (known_ms, self._news_count, word, transaction))
+
+    def _hear(self, now_ms: int) -> None:
+        if now_ms > self._now_ms:
+            self._now_ms = now_ms
+        news = self._news
+        while news and news[0][0] <= now_ms:
+            known_ms, _, word, transaction = heappop(news)
+            self._take_in(word, transaction, known_ms)
+
+    def _take_in(self, word: Word, transaction: Transaction, known_ms: int) -> None:
+        self._glance = None
+        parts = parts_of(transaction)
+        if word in _DECLINED_PARTS:
+            for kind in _DECLINED_PARTS[word]:
+                activity = self.populations[kind].recall(getattr(parts, kind))
+                if activity is not None:
+                    activity.decline(known_ms)
+            return
+        key = transaction.key
+        payment = self._payments.get(key)
+        mark = UNKNOWN
+        if word is Word.FRAUD:
+            mark = FRAUD
+        elif payment is not None and known_ms < payment.time_ms + LABEL_DELAY_MS:
+            mark = CLEARED
+        for population, name in zip(self._in_order, parts, strict=True):
+            activity = population.recall(name)
             if activity is not None:
-                activity.label(transaction.key, fraudulent, known_ms)
-
-    def _parts(self, entities: Entities) -> list[tuple[Population, Hashable]]:
-        parts: list[tuple[Population, Hashable]] = [(self._merchants, entities.merchant)]
-        if entities.customer is not None:
-            parts.append((self._customers, entities.customer))
-        if entities.card is not None:
-            parts.append((self._cards, entities.card))
-        if entities.device is not None:
-            parts.append((self._devices, entities.device))
-        if entities.network is not None:
-            parts.append((self._networks, entities.network))
-        return parts
+                activity.label(key, payment, mark, known_ms)
+                if activity.ring is not None:
+                    activity.ring.label(key, word is Word.FRAUD, known_ms)
+        if payment is not None:
+            payment.word, payment.word_ms = mark, known_ms
 
 
-def _entities(transaction: Transaction) -> Entities:
+def _ring_of(activity: Activity | None) -> graph.Ring | None:
+    """The ring of an entity that a payment was just appended to; its first payment makes it."""
+    if activity is None:
+        return None
+    if activity.ring is None:
+        activity.ring = graph.Ring()
+    return activity.ring
+
+
+def parts_of(transaction: Transaction) -> Parts:
+    """Names the entities of a payment; without a terminal the merchant itself is one."""
     merchant, livemode = transaction.merchant_id, transaction.livemode
-    network = network_of(transaction.ip_address)
-    return Entities(
-        (merchant, livemode, transaction.customer_id) if transaction.customer_id else None,
-        (merchant, livemode, transaction.instrument_id) if transaction.instrument_id else None,
-        (merchant, livemode, transaction.device_id) if transaction.device_id else None,
-        (livemode, network) if network else None,
-        (merchant, livemode),
-    )
-
-
-def _payment(transaction: Transaction, now_ms: int) -> Payment:
-    cents = reference_cents(transaction.amount_minor, transaction.currency_code)
-    return Payment(
-        now_ms,
-        cents,
-        log_amount_of(cents),
+    customer, card, device = (
+        transaction.customer_id,
         transaction.instrument_id,
         transaction.device_id,
-        transaction.customer_id,
-        network_of(transaction.ip_address),
     )
-
-
-def _customer_view(activity: Activity, payment: Payment) -> list[float]:
-    now = payment.time_ms
-    events = activity.events
-    count = len(events)
-    day = activity.since(now - DAY_MS)
-    z, ratio = activity.habit(payment.log_amount)
-    today = events[day:]
-    cards = {event.instrument for event in today}
-    cards.add(payment.instrument)
-    cards.discard("")
-    devices = {event.device for event in today}
-    devices.add(payment.device)
-    devices.discard("")
-    new_card = new_device = new_network = _NAN
-    if payment.instrument:
-        new_card = float(count and all(e.instrument != payment.instrument for e in events))
-    if payment.device:
-        new_device = float(count and all(e.device != payment.device for e in events))
-    if payment.network:
-        new_network = float(count and all(e.network != payment.network for e in events))
-    return [
-        count - activity.since(now - HOUR_MS),
-        count - day,
-        count - activity.since(now - 7 * DAY_MS),
-        count - activity.since(now - MEMORY_MS),
-        _spend(activity, day),
-        z,
-        ratio,
-        _idle(activity, now),
-        _age(activity, now),
-        len(cards),
-        len(devices),
-        new_card,
-        new_device,
-        new_network,
-        activity.declines_since(now - DAY_MS, now),
-        activity.known(now)[0],
-    ]
-
-
-def _card_view(activity: Activity, payment: Payment) -> list[float]:
-    now = payment.time_ms
-    events = activity.events
-    count = len(events)
-    day = activity.since(now - DAY_MS)
-    today = events[day:]
-    customers = {event.customer for event in today}
-    customers.add(payment.customer)
-    customers.discard("")
-    devices = {event.device for event in today}
-    devices.add(payment.device)
-    devices.discard("")
-    return [
-        count - activity.since(now - 10 * MINUTE_MS),
-        count - activity.since(now - HOUR_MS),
-        count - day,
-        _spend(activity, day),
-        activity.habit(payment.log_amount)[0],
-        _idle(activity, now),
-        _age(activity, now),
-        len(customers),
-        len(devices),
-        activity.declines_since(now - DAY_MS, now),
-        activity.known(now)[0],
-    ]
-
-
-def _device_view(activity: Activity, payment: Payment) -> list[float]:
-    now = payment.time_ms
-    events = activity.events
-    count = len(events)
-    minutes = activity.since(now - 10 * MINUTE_MS)
-    hour = activity.since(now - HOUR_MS)
-    day = activity.since(now - DAY_MS)
-    customers = {event.customer for event in events[day:]}
-    customers.add(payment.customer)
-    customers.discard("")
-    # Three nested windows: each wider set grows from the narrower one.
-    cards = {event.instrument for event in events[minutes:]}
-    cards.add(payment.instrument)
-    cards.discard("")
-    cards_10m = len(cards)
-    cards.update(event.instrument for event in events[hour:minutes] if event.instrument)
-    cards_1h = len(cards)
-    cards.update(event.instrument for event in events[day:hour] if event.instrument)
-    return [
-        count - minutes,
-        count - hour,
-        count - day,
-        cards_10m,
-        cards_1h,
-        len(cards),
-        len(customers),
-        _tiny(activity, hour),
-        activity.habit(payment.log_amount)[0],
-        _idle(activity, now),
-        _age(activity, now),
-        activity.declines_since(now - HOUR_MS, now),
-        activity.declines_since(now - DAY_MS, now),
-        activity.known(now)[0],
-    ]
-
-
-def _network_view(activity: Activity, payment: Payment) -> list[float]:
-    now = payment.time_ms
-    events = activity.events
-    count = len(events)
-    hour = activity.since(now - HOUR_MS)
-    day = activity.since(now - DAY_MS)
-    recent = events[hour:]
-    customers = {event.customer for event in recent}
-    customers.add(payment.customer)
-    customers.discard("")
-    cards = {event.instrument for event in recent}
-    cards.add(payment.instrument)
-    cards.discard("")
-    cards_1h = len(cards)
-    cards.update(event.instrument for event in events[day:hour] if event.instrument)
-    tiny = _tiny(activity, hour)
-    declines = activity.declines_since(now - HOUR_MS, now)
-    frauds, legitimate = activity.known(now)
-    return [
-        count - activity.since(now - 10 * MINUTE_MS),
-        count - hour,
-        count - day,
-        cards_1h,
-        len(cards),
-        len(customers),
-        tiny,
-        _share(tiny, count - hour),
-        activity.habit(payment.log_amount)[0],
-        _age(activity, now),
-        declines,
-        _share(declines, count - hour),
-        frauds,
-        frauds / (frauds + legitimate + _LABELS_PRIOR),
-    ]
-
-
-def _merchant_view(activity: Activity, payment: Payment) -> list[float]:
-    now = payment.time_ms
-    count = len(activity.events)
-    hour = activity.since(now - HOUR_MS)
-    frauds, legitimate = activity.known(now)
-    return [
-        count - activity.since(now - 10 * MINUTE_MS),
-        count - hour,
-        _share(_tiny(activity, hour), count - hour),
-        activity.habit(payment.log_amount)[0],
-        _age(activity, now),
-        _share(activity.declines_since(now - HOUR_MS, now), count - hour),
-        frauds,
-        frauds / (frauds + legitimate + _LABELS_PRIOR),
-    ]
-
-
-def _spend(activity: Activity, index: int) -> float:
-    if index == len(activity.events):
-        return 0.0
-    cents = activity.events[-1].cents - activity.totals_before(index).cents
-    return math.log1p(cents / 100)
-
-
-def _tiny(activity: Activity, index: int) -> int:
-    if index == len(activity.events):
-        return 0
-    return activity.events[-1].tiny - activity.totals_before(index).tiny
-
-
-def _share(part: int, whole: int) -> float:
-    return part / whole if whole else 0.0
-
-
-def _idle(activity: Activity, now_ms: int) -> float:
-    if not activity.events:
-        return _NAN
-    return math.log1p(max(0, now_ms - activity.events[-1].time_ms) / 1000)
-
-
-def _age(activity: Activity, now_ms: int) -> float:
-    if activity.first_ms is None:
-        return 0.0
-    return math.log1p(max(0, now_ms - activity.first_ms) / 1000)
+    network = network_of(transaction.ip_address)
+    country, category = transaction.country, transaction.merchant_category
+    return Parts(
+        (merchant, livemode),
+        (merchant, livemode, transaction.terminal_id),
+        (merchant, livemode, customer) if customer else None,
+        (merchant, livemode, card) if card else None,
+        (merchant, livemode, device) if device else None,
+        (livemode, network) if network else None,
+        (livemode, country) if country else None,
+        (livemode, category) if category else None,
+    )

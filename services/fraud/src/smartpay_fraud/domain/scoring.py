@@ -1,162 +1,89 @@
-"""The story of one score: known already? features, rules, model, reasons, verdict, remember."""
+"""The story of one call: known already? else assess, store, answer; and what is learned later."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from smartpay_fraud.domain import refusals
-from smartpay_fraud.domain.features import FeatureStore, Vector
-from smartpay_fraud.domain.reasons import REASONS_MAX, Reason, model_reasons
-from smartpay_fraud.domain.rules import RULES_VERSION, broken_rules
-from smartpay_fraud.domain.transaction import Transaction, TransactionKey, reference_cents
-from smartpay_fraud.domain.verdict import Calibration, Costs, Verdict
+from smartpay_fraud.domain.assessment import Assessment, Claim, Finding, Happening
+from smartpay_fraud.domain.gate import Gate
+from smartpay_fraud.domain.memory import Memory
+from smartpay_fraud.domain.transaction import Transaction, TransactionKey
+from smartpay_fraud.domain.verdict import Verdict
 
 KNOWN_MAX = 100_000
 """Transactions whose repeat is noticed before it is counted, about 25 MB. An older repeat still
 gets its first answer, from the history; it only counts once more in this process's memory."""
 
-DRAFTS_MAX = 10_000
-"""Transactions counted but not yet stored, because the store failed or the caller went away."""
+NEVER = float("inf")
+"""The deadline of a caller who waits as long as it takes."""
 
-_RULE_SCORE = 1.0  # a broken rule is certain by decree, whatever the model would say
-
-
-@dataclass(frozen=True, slots=True)
-class Assessment:
-    """What the service thinks of one transaction; once stored it never changes.
-
-    Attributes:
-        transaction: what was scored.
-        verdict: what to do.
-        score: calibrated probability of fraud, 0 to 1.
-        reasons: rules first, then what raised the score most; at most four.
-        model_version: the bundle that scored.
-        rules_version: the rules that were asked.
-        scored_ms: when, in milliseconds since the epoch.
-    """
-
-    transaction: Transaction
-    verdict: Verdict
-    score: float
-    reasons: tuple[Reason, ...]
-    model_version: str
-    rules_version: int
-    scored_ms: int
-
-
-class Finding(Enum):
-    """What was learned about a scored transaction afterwards."""
-
-    DECLINED = "DECLINED"
-    FRAUD = "FRAUD"
-    LEGITIMATE = "LEGITIMATE"
+Visit = tuple[Transaction, int]
+"""A transaction and when it came, in milliseconds since the epoch."""
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
-    """Somebody's word on a transaction.
+class Place:
+    """A place in the history: the numbers of the last score and of the last finding there."""
 
-    Attributes:
-        key: the transaction.
-        name: tells this word from others on the same transaction; a repeat has the same name.
-        finding: what it says.
-        heard_ms: when it was said, in milliseconds since the epoch.
-        known_ms: since when it was known; None: since it was first said.
-    """
-
-    key: TransactionKey
-    name: str
-    finding: Finding
-    heard_ms: int
-    known_ms: int | None
+    score: int = 0
+    finding: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """One stored entry as a restart needs it: a scored transaction, or a finding about one.
-
-    Attributes:
-        transaction: which one.
-        at_ms: when it was scored or when the finding became known.
-        finding: None when the entry is the score itself.
-        blocked: the score's verdict was BLOCK.
-    """
-
-    transaction: Transaction
-    at_ms: int
-    finding: Finding | None = None
-    blocked: bool = False
+BEGINNING = Place()
 
 
-class Model(Protocol):
-    """A loaded and verified model bundle."""
+_Story = asyncio.Task[dict[TransactionKey, Assessment]]
 
-    @property
-    def version(self) -> str:
-        """Names the bundle."""
-        ...
 
-    @property
-    def calibration(self) -> Calibration:
-        """Turns its margins into probabilities."""
-        ...
+class AppraisalQueue(Protocol):
+    """Assesses transactions, batching what arrives together."""
 
-    @property
-    def costs(self) -> Costs:
-        """Turns probabilities into verdicts."""
-        ...
-
-    def contributions(self, row: Vector) -> NDArray[np.float64]:
-        """What each feature added, in log-odds."""
+    def submit(self, items: Sequence[Visit], expires_at: float) -> Awaitable[Sequence[Assessment]]:
+        """Promises the assessments; refuses at once when too many wait."""
         ...
 
 
-class MarginQueue(Protocol):
-    """Runs the model on rows, batching what arrives together."""
+class Listener(Protocol):
+    """Hears what becomes known about scored transactions."""
 
-    def submit(self, row: Vector) -> asyncio.Future[float]:
-        """Promises a row's log-odds of fraud; refuses at once when too many wait."""
+    def heard(self, happenings: Sequence[Happening]) -> None:
+        """Takes note of outcomes, and of replayed scores."""
         ...
 
 
 class History(Protocol):
     """The durable log that everything remembered can be rebuilt from."""
 
-    async def add(self, assessment: Assessment) -> Assessment:
-        """Stores a first assessment; answers the one stored earlier if there is one."""
+    async def add_all(self, assessments: Sequence[Assessment]) -> list[Assessment]:
+        """Stores first assessments in one write; where there is an earlier one, answers that."""
         ...
 
-    async def find(self, key: TransactionKey) -> Assessment | None:
-        """The stored assessment of a transaction."""
+    async def find_all(self, keys: Collection[TransactionKey]) -> dict[TransactionKey, Assessment]:
+        """The stored assessments of these transactions."""
         ...
 
-    async def add_claims(self, claims: Sequence[Claim], cursor: str | None) -> list[Memory]:
+    async def add_claims(self, claims: Sequence[Claim], cursor: str | None) -> list[Happening]:
         """Stores claims, and the cursor they came with, in one transaction.
 
         Answers what is new: not repeats, and nothing about transactions never scored.
         """
         ...
 
-    def replay(self, since_ms: int, limit: int) -> AsyncIterator[Memory]:
-        """The last `limit` scores since then, oldest first, then the findings about them."""
+    async def place(self) -> Place:
+        """The end of the log."""
         ...
 
+    def replay(self, since_ms: int, limit: int, after: Place) -> AsyncIterator[Happening]:
+        """The last `limit` scores since then, oldest first, then the findings about them.
 
-@dataclass(slots=True)
-class _Draft:
-    """A transaction that is counted but not yet stored; a retry goes on from here."""
-
-    transaction: Transaction
-    row: Vector
-    scored_ms: int
+        Those up to a place come as remembered already.
+        """
+        ...
 
 
 class Scoring:
@@ -166,67 +93,86 @@ class Scoring:
     """
 
     def __init__(
-        self, store: FeatureStore, model: Model, queue: MarginQueue, history: History
+        self, queue: AppraisalQueue, memory: Memory, history: History, listener: Listener
     ) -> None:
-        self._store = store
-        self._model = model
         self._queue = queue
+        self._memory = memory
         self._history = history
+        self._listener = listener
         self._known: OrderedDict[TransactionKey, None] = OrderedDict()
-        self._in_flight: dict[TransactionKey, asyncio.Future[None]] = {}
-        self._drafts: dict[TransactionKey, _Draft] = {}
+        self._in_flight: dict[TransactionKey, _Story] = {}
+        self._gate = Gate()
 
-    async def remember(self, since_ms: int, limit: int) -> int:
-        """Rebuilds memory from the history at start; returns how many entries it took."""
+    async def remember(self, since_ms: int, limit: int, after: Place = BEGINNING) -> int:
+        """Rebuilds memory from the history at start; returns how many entries it took.
+
+        Args:
+            since_ms: what is older says nothing any more.
+            limit: scores taken at most.
+            after: what came up to here is in the memory already.
+        """
         count = 0
-        async for memory in self._history.replay(since_ms, limit):
-            if memory.finding is None:
-                self._store.append(memory.transaction, memory.at_ms)
-                self._know(memory.transaction.key)
-                if memory.blocked:
-                    self._store.block(memory.transaction, memory.at_ms)
-            else:
-                self._take_in(memory)
-            count += 1
+        async for happening in self._history.replay(since_ms, limit, after):
+            if not happening.is_remembered:
+                await self._memory.learn([happening])
+                count += 1
+            self._listener.heard([happening])
+            if happening.finding is None:
+                self._know(happening.transaction.key)
         return count
 
-    async def score(self, transaction: Transaction, now_ms: int) -> Assessment:
+    async def standing_still(self, look: Callable[[Place], None]) -> None:
+        """Calls `look` while memory is exactly what the history's first part makes of it.
+
+        Scores and findings wait meanwhile, so a look should take well under a second.
+        """
+        async with self._gate.closed():
+            look(await self._history.place())
+
+    async def score(
+        self, transaction: Transaction, now_ms: int, expires_at: float = NEVER
+    ) -> Assessment:
         """Assesses a transaction and counts it; a repeat gets the first answer and counts once.
+
+        Args:
+            transaction: what to score.
+            now_ms: when it came.
+            expires_at: when the caller goes away, on the queue's clock.
 
         Raises:
             Refusal: IDEMPOTENCY_KEY_REUSED for other input under the same id;
-                SCORING_QUEUE_FULL under overload, with nothing counted.
+                SCORING_QUEUE_FULL under overload and DEADLINE_EXCEEDED when it can't be done in
+                time, both with nothing counted.
         """
-        key = transaction.key
-        while (racing := self._in_flight.get(key)) is not None:
-            await asyncio.wait((racing,))
-        done = self._in_flight[key] = asyncio.get_running_loop().create_future()
-        try:
-            stored = await self._history.find(key) if key in self._known else None
-            if stored is None:
-                stored = await self._first(transaction, now_ms)
-        finally:
-            del self._in_flight[key]
-            done.set_result(None)
-        # The whole input is compared, which no hash can do better.
-        if stored.transaction != transaction:
-            raise refusals.transaction_id_reused()
-        return stored
+        return (await self.score_all([transaction], now_ms, expires_at))[0]
 
-    async def score_all(self, transactions: Sequence[Transaction], now_ms: int) -> list[Assessment]:
+    async def score_all(
+        self, transactions: Sequence[Transaction], now_ms: int, expires_at: float = NEVER
+    ) -> list[Assessment]:
         """Assesses several transactions, each seeing those before it; one refusal refuses all.
 
         What was scored before a refusal stays scored: repeating the whole call is safe.
         """
-        results = await asyncio.gather(
-            *(self.score(transaction, now_ms) for transaction in transactions),
-            return_exceptions=True,
-        )
-        assessments = []
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-            assessments.append(result)
+        stories: dict[TransactionKey, _Story] = {}
+        mine: dict[TransactionKey, Transaction] = {}
+        for transaction in transactions:
+            key = transaction.key
+            if (racing := self._in_flight.get(key)) is not None:
+                stories[key] = racing
+            else:
+                mine.setdefault(key, transaction)
+        others = set(stories.values())
+        if mine:
+            stories.update(dict.fromkeys(mine, self._begin([*mine.values()], now_ms, expires_at)))
+        await asyncio.wait(set(stories.values()))
+        if any(story.exception() for story in others):
+            # Somebody else's deadline or failure is not this caller's.
+            return await self.score_all(transactions, now_ms, expires_at)
+        assessments = [stories[t.key].result()[t.key] for t in transactions]
+        for assessment, transaction in zip(assessments, transactions, strict=True):
+            # The whole input is compared, which no hash can do better.
+            if assessment.transaction != transaction:
+                raise refusals.transaction_id_reused()
         return assessments
 
     async def label(
@@ -245,65 +191,59 @@ class Scoring:
         """
         if known_ms is not None and known_ms > now_ms:
             raise refusals.label_from_the_future()
-        if await self._history.find(key) is None:
+        if not await self._history.find_all([key]):
             raise refusals.transaction_not_found()
         await self.learn([Claim(key, name, finding, now_ms, known_ms)], None)
 
     async def learn(self, claims: Sequence[Claim], cursor: str | None) -> None:
         """Stores claims with the cursor they came with, and counts those that are new."""
-        for memory in await self._history.add_claims(claims, cursor):
-            self._take_in(memory)
+        async with self._gate.work():
+            news = await self._history.add_claims(claims, cursor)
+            await self._memory.learn(news)
+        self._listener.heard(news)
 
-    async def _first(self, transaction: Transaction, now_ms: int) -> Assessment:
-        key = transaction.key
-        draft = self._drafts.get(key)
-        if draft is None:
-            row = self._store.score_view(transaction, now_ms)
-            margin = self._queue.submit(row)  # refuses before anything is counted
-            self._store.append(transaction, now_ms)
-            draft = self._drafts[key] = _Draft(transaction, row, now_ms)
-            if len(self._drafts) > DRAFTS_MAX:
-                del self._drafts[next(iter(self._drafts))]
-        elif draft.transaction != transaction:
-            raise refusals.transaction_id_reused()
-        else:
-            margin = self._queue.submit(draft.row)
-        assessment = self._judge(draft, await margin)
-        stored = await self._history.add(assessment)
-        self._drafts.pop(key, None)
-        self._know(key)
-        if stored is assessment and assessment.verdict is Verdict.BLOCK:
-            self._store.block(transaction, assessment.scored_ms)
+    async def forget(self, merchant_id: str, livemode: bool, customer_id: str) -> None:
+        """Forgets a customer who asked for it, in memory; the history blanks its own rows."""
+        await self._memory.forget(merchant_id, livemode, customer_id)
+
+    def _begin(self, transactions: Sequence[Transaction], now_ms: int, expires_at: float) -> _Story:
+        """Starts a story of its own: what is counted gets stored, even if the caller goes away."""
+        story = asyncio.create_task(self._tell(transactions, now_ms, expires_at))
+        self._in_flight.update((transaction.key, story) for transaction in transactions)
+        # Asked here, so that a failure nobody waits for any more is not reported as unheard.
+        story.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return story
+
+    async def _tell(
+        self, transactions: Sequence[Transaction], now_ms: int, expires_at: float
+    ) -> dict[TransactionKey, Assessment]:
+        try:
+            async with self._gate.work():
+                return await self._assessed(transactions, now_ms, expires_at)
+        finally:
+            for transaction in transactions:
+                self._in_flight.pop(transaction.key, None)
+
+    async def _assessed(
+        self, transactions: Sequence[Transaction], now_ms: int, expires_at: float
+    ) -> dict[TransactionKey, Assessment]:
+        known = [transaction.key for transaction in transactions if transaction.key in self._known]
+        stored = await self._history.find_all(known) if known else {}
+        fresh = [(each, now_ms) for each in transactions if each.key not in stored]
+        if not fresh:
+            return stored
+        assessments = await self._queue.submit(fresh, expires_at)
+        added = await self._history.add_all(assessments)
+        self._memory.settle([assessment.transaction.key for assessment in added])
+        blocks = []
+        for assessment, kept in zip(assessments, added, strict=True):
+            stored[kept.transaction.key] = kept
+            self._know(kept.transaction.key)
+            if kept is assessment and kept.verdict is Verdict.BLOCK:
+                blocks.append(Happening(kept.transaction, kept.scored_ms, Finding.BLOCKED))
+        if blocks:
+            await self._memory.learn(blocks)
         return stored
-
-    def _judge(self, draft: _Draft, margin: float) -> Assessment:
-        transaction, model = draft.transaction, self._model
-        probability = model.calibration.probability(margin)
-        cents = reference_cents(transaction.amount_minor, transaction.currency_code)
-        verdict = model.costs.verdict(probability, cents)
-        reasons = []
-        for rule, message in broken_rules(draft.row):
-            verdict, probability = Verdict.BLOCK, _RULE_SCORE
-            reasons.append(Reason(rule.code, message, 0.0))
-        reasons += model_reasons(
-            draft.row, model.contributions(draft.row), REASONS_MAX - len(reasons)
-        )
-        return Assessment(
-            transaction,
-            verdict,
-            probability,
-            tuple(reasons),
-            model.version,
-            RULES_VERSION,
-            draft.scored_ms,
-        )
-
-    def _take_in(self, memory: Memory) -> None:
-        if memory.finding is Finding.DECLINED:
-            self._store.decline(memory.transaction, memory.at_ms)
-        elif memory.finding is not None:
-            fraudulent = memory.finding is Finding.FRAUD
-            self._store.label(memory.transaction, fraudulent, memory.at_ms)
 
     def _know(self, key: TransactionKey) -> None:
         self._known[key] = None

@@ -101,6 +101,9 @@ class Transaction:
         instrument_id: what identifies the card or wallet at this merchant.
         device_id: the merchant's name for the payer's device.
         ip_address: the payer's address, IPv4 or IPv6 text.
+        terminal_id: the point of sale, shop or sub-merchant; without one the merchant itself.
+        merchant_category: what is sold there, a 4-digit code (ISO 18245).
+        country: the payer's country, ISO 3166-1 alpha-2, upper case.
     """
 
     merchant_id: str
@@ -112,6 +115,9 @@ class Transaction:
     instrument_id: str = ""
     device_id: str = ""
     ip_address: str = ""
+    terminal_id: str = ""
+    merchant_category: str = ""
+    country: str = ""
 
     @property
     def key(self) -> TransactionKey:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,58 +11,86 @@ import xgboost
 from numpy.typing import NDArray
 
 from smartpay_fraud.domain.attribution import LEAF, Ensemble
-from smartpay_fraud.domain.features import FEATURES
 from smartpay_fraud.domain.verdict import Calibration
 
 Matrix = NDArray[np.float32]
 Flags = NDArray[np.bool_]
+Ints = NDArray[np.int64]
 
-TREES = 150
+# Chosen on the validation weeks (strict, our features without the graph, mean average precision):
+# 150 trees at .08 with 60 % of the columns .697, 300 at .04 .703, 200 at .06 with 30 % .702; 200
+# cost less. The last with 4096 bins .713, with exact splits .715 in three times the time.
+TREES = 200
 SEED = 7
 
-# More of these can only raise the score: a model that learned otherwise from a quirk of the
-# stream could be bought by one more declined card.
-_RISING = frozenset(
-    name
-    for name in FEATURES
-    if name.startswith("device_cards")
-    or name.endswith(("_known_frauds", "_declines_1h", "_declines_24h", "_new_device"))
-)
+_LOGIT_MAX, _RIDGE, _STEP_MIN = 500.0, 1e-9, 1e-12
+
+HONEST_SHARE = 0.35
+"""Of the honest payments of a long window this share is enough; each then weighs 1 / share, so that
+margins stay log-odds of all payments (prior correction)."""
+
+_RISING = ("_known_frauds", "_declines_1h", "_declines_24h", "_new_device")
+"""More of these can only raise the score: a model that learned otherwise from a quirk of the
+stream could be bought by one more declined card."""
 
 PARAMETERS: dict[str, Any] = {
     "objective": "binary:logistic",
     "tree_method": "hist",
-    "max_bin": 256,
-    "max_depth": 4,
-    "eta": 0.08,
+    "max_bin": 4096,  # 256 would blur the rare large amounts, which lie in the last bin
+    "max_depth": 4,  # exact reasons stay small tables
+    "eta": 0.06,
     "subsample": 0.8,
-    "colsample_bytree": 0.6,
+    "colsample_bytree": 0.3,
     "min_child_weight": 3,
     "lambda": 1.0,
     "base_score": 0.02,  # stated, because the library would otherwise estimate it from the data
-    "monotone_constraints": "(" + ",".join(str(int(n in _RISING)) for n in FEATURES) + ")",
     "seed": SEED,
     "nthread": 1,  # one thread adds in one order, so that equal data give equal bytes
 }
 
 
-@dataclass(frozen=True)
-class Split:
-    """Days of the stream, each [first, last): no payment is judged by labels not yet known.
+BOOK_TREES = 100
 
-    Frauds become known within 7 days. Training ends on day 35 and everything up to day 42 only
-    waits for labels, of which the calibration's own week is one; testing starts when both the
-    training's and the calibration's labels are in.
-    """
+BOOK_PARAMETERS: dict[str, Any] = {
+    "objective": "binary:logistic",
+    "tree_method": "exact",
+    "max_depth": 3,
+    "eta": 0.1,
+    "base_score": 0.5,
+    "seed": SEED,
+    "nthread": 1,
+}
+"""What the Fraud Detection Handbook selects for its own features (chapter 5), with the library's
+defaults of its day stated: later defaults score lower, and a weak rival would flatter us."""
 
-    train: tuple[int, int] = (0, 35)
-    calibrate: tuple[int, int] = (35, 42)
-    test: tuple[int, int] = (49, 63)
+
+def train(
+    rows: Matrix,
+    fraud: Flags,
+    names: Sequence[str],
+    weight: NDArray[np.float64] | None = None,
+    parameters: Mapping[str, Any] = PARAMETERS,
+    trees: int = TREES,
+) -> xgboost.Booster:
+    """Fits the trees; equal rows give equal bytes. `names` are the columns'."""
+    rising = ",".join(
+        str(int(name.startswith("device_cards") or name.endswith(_RISING))) for name in names
+    )
+    data = (
+        xgboost.DMatrix(rows, label=fraud, weight=weight, nthread=1)
+        if parameters["tree_method"] == "exact"
+        else xgboost.QuantileDMatrix(
+            rows, label=fraud, weight=weight, nthread=1, max_bin=parameters["max_bin"]
+        )
+    )
+    return xgboost.train({**parameters, "monotone_constraints": f"({rising})"}, data, trees)
 
 
-def train(rows: Matrix, fraud: Flags) -> xgboost.Booster:
-    """Fits the trees; equal rows give equal bytes."""
-    return xgboost.train(PARAMETERS, xgboost.DMatrix(rows, label=fraud, nthread=1), TREES)
+def sample(fraud: Flags, share: float = HONEST_SHARE) -> tuple[Ints, NDArray[np.float64]]:
+    """Keeps all frauds and a share of the honest payments: their indices and weights."""
+    drawn = np.random.default_rng(SEED).random(len(fraud)) < share
+    kept = np.flatnonzero(fraud | drawn)
+    return kept, np.where(fraud[kept], 1.0, 1 / share)
 
 
 def margins(booster: xgboost.Booster, rows: Matrix) -> NDArray[np.float64]:
@@ -118,19 +146,32 @@ def read_out(booster: xgboost.Booster) -> Ensemble:
 
 
 def calibrate(margin: NDArray[np.float64], fraud: Flags) -> Calibration:
-    """Fits Platt scaling by Newton's method on payments that the trees never saw."""
+    """Fits Platt scaling by Newton's method on payments that the trees never saw.
+
+    A step that makes things worse is halved, so that a handful of frauds can't throw it off
+    (Lin, Lin and Weng 2007, "A note on Platt's probabilistic outputs").
+    """
     # Platt's targets: counting one imagined payment of each kind keeps probabilities off 0 and 1.
     frauds = int(fraud.sum())
     honest = len(fraud) - frauds
     target = np.where(fraud, (frauds + 1) / (frauds + 2), 1 / (honest + 2))
     design = np.stack([margin, np.ones_like(margin)], axis=1)
+
+    def loss(weights: NDArray[np.float64]) -> float:
+        logit = design @ weights
+        return float((np.logaddexp(0, logit) - target * logit).sum())
+
     weights = np.array([1.0, 0.0])
-    for _ in range(50):
-        probability = 1 / (1 + np.exp(-design @ weights))
+    for _ in range(100):
+        logit = np.clip(design @ weights, -_LOGIT_MAX, _LOGIT_MAX)
+        probability = 1 / (1 + np.exp(-logit))
         gradient = design.T @ (probability - target)
         curvature = (design * (probability * (1 - probability))[:, None]).T @ design
-        step = np.linalg.solve(curvature, gradient)
+        step = np.linalg.solve(curvature + _RIDGE * np.eye(2), gradient)
+        now = loss(weights)
+        while np.abs(step).max() >= _STEP_MIN and loss(weights - step) > now:
+            step = step / 2
         weights = weights - step
-        if np.abs(step).max() < 1e-12:
+        if np.abs(step).max() < _STEP_MIN:
             break
     return Calibration(slope=float(weights[0]), intercept=float(weights[1]))

@@ -1,0 +1,378 @@
+"""What a graph neural network sees around a payment: the latest payments of each of its parts.
+
+Payments and their parts (customer, terminal, card, device, network) form a graph whose edges carry
+a time. The network's first hop turns every remembered payment of a part into a message; its second
+hop brings the sums and the maximum of the parts' messages to the new payment. A message does not
+depend on the payment that asks, so a ring keeps the sums ready, and because they fade by exact
+exponentials any later moment is one multiplication away. No id is learned: a part seen for the
+first time works at once (GraphSAGE, Hamilton et al. 2017, arXiv:1706.02216).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vector = NDArray[np.float32]
+
+DEFINITIONS_VERSION = 1
+"""Raise it when a slot's meaning changes but no name does: old graph models must then not load."""
+
+GRAPH_KINDS: tuple[str, ...] = ("customer", "terminal", "card", "device", "network")
+"""The parts of a payment that keep rings, in the order of every array's first axis."""
+
+RING = 20
+"""Payments that a ring holds; GraphSAGE's authors found little gain past 25 neighbours."""
+
+HIDDEN = 16
+"""Numbers in a message."""
+
+DECAY_DAYS: tuple[float, ...] = (1.0, 7.0, 28.0)
+"""Time constants of the fading sums: a day, the wait for labels, the longest feature window. Three
+exponentials draw profiles over age well enough: six gained nothing on validation weeks."""
+
+DAY_MS = 86_400_000
+MATURITY_MS = 7 * DAY_MS
+"""A payment that nobody called a fraud for a week counts as legitimate from then on."""
+
+_NEVER_MS = 1 << 62
+# Past five units a value says "very much", and no outlier may drown the rest.
+_SQUASHED_MIN, _SQUASHED_MAX = np.float32(-5), np.float32(5)
+_ROOM = 32  # places of a full ring: its payments move to the front once in twelve, not each time
+
+
+class _Squash(NamedTuple):
+    """Brings a column to about [-2, 2]: fixed numbers, so that slots outlive a change of model."""
+
+    center: float
+    scale: float
+
+
+_EDGES: dict[str, _Squash] = {
+    "amount": _Squash(4.0, 0.5),
+    "hour": _Squash(12.0, 1 / 6),
+    "customer_amount_z": _Squash(0.0, 0.5),
+    "customer_amount_ratio": _Squash(0.0, 1.0),
+    "customer_known_fraud_rate": _Squash(0.0, 4.0),
+    "terminal_known_fraud_rate": _Squash(0.0, 4.0),
+    "network_known_fraud_rate": _Squash(0.0, 4.0),
+    "card_known_frauds": _Squash(0.0, 1.0),
+    "device_cards_24h": _Squash(1.0, 0.5),
+    "customer_new_device": _Squash(0.0, 1.0),
+}
+
+EDGE_FEATURES: tuple[str, ...] = tuple(_EDGES)
+"""Columns of a payment's own feature row that its slots remember, as they were when it came."""
+
+_CENTER = np.array([squash.center for squash in _EDGES.values()], np.float32)
+_SCALE = np.array([squash.scale for squash in _EDGES.values()], np.float32)
+
+SLOT: tuple[str, ...] = (*EDGE_FEATURES, "gap", "present", "known", "fraud")
+"""Columns of a slot: the squashed row, log(1 + days) since the part's payment before, 1, is its
+label known, was it a fraud. A slot of zeros is an empty one and sends an empty message."""
+
+_GAP = len(EDGE_FEATURES)
+_PRESENT, _KNOWN = _GAP + 1, _GAP + 2
+
+MESSAGE_WIDTH = HIDDEN + 1  # the last number is 1 for every payment: its sums are counts
+SUMS_WIDTH = len(DECAY_DAYS) * MESSAGE_WIDTH
+PART_WIDTH = SUMS_WIDTH + MESSAGE_WIDTH
+"""Numbers per part: the fading sums of its messages and counts, and the greatest message."""
+
+GRAPH_WIDTH = len(GRAPH_KINDS) * PART_WIDTH
+"""Numbers in a graph row."""
+
+EMBEDDING = 16
+GRAPH_COLUMNS: tuple[str, ...] = (*(f"graph_{n}" for n in range(EMBEDDING)), "graph_logit")
+"""What the network adds to the trees' row: where the payment lies among others, and its score."""
+
+_RATES_DAYS = (-1 / np.array(DECAY_DAYS)).astype(np.float32)
+_FADING = np.concatenate([np.repeat(_RATES_DAYS, MESSAGE_WIDTH), np.zeros(MESSAGE_WIDTH)])
+_FADING = _FADING.astype(np.float32)  # per number of a part; the maximum does not fade
+_NOTHING = np.zeros(PART_WIDTH, np.float32)
+
+
+def graph_hash() -> str:
+    """Ties a graph model to slots, rings and sums of this shape and meaning (SHA-256, hex)."""
+    meaning = (DEFINITIONS_VERSION, GRAPH_KINDS, RING, HIDDEN, DECAY_DAYS, MATURITY_MS, _EDGES)
+    return hashlib.sha256(repr(meaning).encode()).hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class MessageWeights:
+    """The first hop: message = relu(slot @ weights), one matrix per kind of part.
+
+    `weights` is float32 [GRAPH_KINDS, SLOT, HIDDEN]; the row of `present` is the bias.
+    """
+
+    weights: Vector
+
+    def __post_init__(self) -> None:
+        """Refuses weights that do not fit the slots."""
+        expected = (len(GRAPH_KINDS), len(SLOT), HIDDEN)
+        if self.weights.shape != expected or self.weights.dtype != np.float32:
+            raise ValueError(
+                f"message weights are {self.weights.dtype} {self.weights.shape}, "
+                f"not float32 {expected}: train the graph model anew"
+            )
+        if not np.isfinite(self.weights).all():
+            raise ValueError("message weights are not all finite: train the graph model anew")
+
+    @cached_property
+    def counting(self) -> Vector:
+        """The weights with one more column, which passes `present` on: its sums are counts."""
+        column = np.zeros((len(GRAPH_KINDS), len(SLOT), 1), np.float32)
+        column[:, _PRESENT] = 1.0
+        return np.concatenate([self.weights, column], axis=2)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Tells two models' messages apart (SHA-256, hex)."""
+        return hashlib.sha256(self.weights.tobytes()).hexdigest()
+
+
+class Settled(NamedTuple):
+    """A part's sums as one model sees them, true at one moment; and as another model does."""
+
+    weights: MessageWeights
+    time_ms: int
+    sums: Vector
+    other: Settled | None
+
+
+class Ring:
+    """The latest payments of one part, oldest first, and their sums while nothing changes."""
+
+    __slots__ = (
+        "_first",
+        "_latest_ms",
+        "_slots",
+        "_times_ms",
+        "due_ms",
+        "frauds",
+        "keys",
+        "known_ms",
+        "settled",
+    )
+
+    def __init__(self) -> None:
+        self._slots = np.empty((1, len(SLOT)), np.float32)  # grows by doubling
+        self._times_ms = np.empty(1, np.int64)
+        self._first = 0  # where the oldest payment lies in both
+        self.known_ms: list[int] = []
+        self.frauds: list[bool] = []
+        self.keys: list[Hashable] = []
+        self.settled: Settled | None = None
+        self.due_ms = _NEVER_MS  # when the next label becomes known
+        self._latest_ms = 0
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def slots(self) -> Vector:
+        """What is remembered of the payments, float32 [payments, SLOT]."""
+        return self._slots[self._first : self._first + len(self.keys)]
+
+    @property
+    def times_ms(self) -> NDArray[np.int64]:
+        """When the payments came."""
+        return self._times_ms[self._first : self._first + len(self.keys)]
+
+    def append(self, slot: Vector, time_ms: int, key: Hashable) -> None:
+        """Remembers a payment by a `slot_of` it; the next score sees it."""
+        gap = 0.0
+        if self.keys:
+            # A clock that steps back must not make a payment younger than the present.
+            time_ms = max(time_ms, self._latest_ms)
+            gap = math.log1p((time_ms - self._latest_ms) / DAY_MS)
+        place = self._make_room()
+        matures_ms = time_ms + MATURITY_MS
+        self._slots[place] = slot
+        self._slots[place, _GAP] = gap
+        self._times_ms[place] = self._latest_ms = time_ms
+        self.known_ms.append(matures_ms)
+        self.frauds.append(False)
+        self.keys.append(key)
+        if matures_ms < self.due_ms:
+            self.due_ms = matures_ms
+        self.settled = None
+
+    def label(self, key: Hashable, fraudulent: bool, known_ms: int) -> None:
+        """Remembers what a payment turned out to be, if the ring still holds it."""
+        if key in self.keys:
+            slot = self.keys.index(key)
+            self.frauds[slot] = fraudulent
+            self.known_ms[slot] = known_ms
+            self.due_ms = 0
+
+    def settle(self, now_ms: int) -> None:
+        """Lets labels count from the moment they are known."""
+        known = [known_ms <= now_ms for known_ms in self.known_ms]
+        states = np.array([known, [*map(bool.__and__, known, self.frauds)]], np.float32).T
+        held = self.slots[:, _KNOWN:]
+        if not np.array_equal(held, states):
+            held[:] = states
+            self.settled = None
+        self.due_ms = min((at for at in self.known_ms if at > now_ms), default=_NEVER_MS)
+
+    def dump(self) -> tuple[Vector, list[int], list[int], list[bool], list[Hashable]]:
+        """Everything that must be kept, oldest first: (slots, times, known_ms, frauds, keys)."""
+        return self.slots, self.times_ms.tolist(), self.known_ms, self.frauds, self.keys
+
+    @classmethod
+    def load(
+        cls,
+        slots: Vector,
+        times_ms: list[int],
+        known_ms: list[int],
+        frauds: list[bool],
+        keys: list[Hashable],
+    ) -> Ring:
+        """The ring that `dump` told of; raises ValueError when its columns do not agree."""
+        count = len(keys)
+        if (
+            slots.shape != (count, len(SLOT))
+            or count > RING
+            or {len(times_ms), len(known_ms), len(frauds)} != {count}
+        ):
+            raise ValueError("a ring's columns differ in length: take an older snapshot")
+        ring = cls()
+        if count:
+            ring._slots = slots.astype(np.float32)
+            ring._times_ms = np.array(times_ms, np.int64)
+            ring._latest_ms = times_ms[-1]
+        ring.known_ms, ring.frauds, ring.keys = list(known_ms), list(frauds), list(keys)
+        ring.due_ms = 0
+        return ring
+
+    def _make_room(self) -> int:
+        """The place of the next payment; the oldest of a full ring is forgotten for it."""
+        if len(self.keys) == RING:
+            del self.known_ms[0], self.frauds[0], self.keys[0]
+            self._first += 1
+        count = len(self.keys)
+        place, room = self._first + count, len(self._times_ms)
+        if place < room:
+            return place
+        held, times_ms = self.slots, self.times_ms
+        if room < _ROOM:
+            room = min(_ROOM, 2 * room)
+            self._slots = np.empty((room, len(SLOT)), np.float32)
+            self._times_ms = np.empty(room, np.int64)
+        self._slots[:count] = held
+        self._times_ms[:count] = times_ms
+        self._first = 0
+        return count
+
+
+Rings = Sequence[Ring | None]
+"""A payment's rings in the order of GRAPH_KINDS; None for a part not given or never seen."""
+
+
+def squash(edges: Vector) -> Vector:
+    """EDGE_FEATURES of rows, float32 [..., EDGE_FEATURES], as slots remember them; NaN becomes 0.
+
+    For one payment its feature row is enough: `squash(row[EDGE_COLUMNS])`.
+    """
+    squashed: Vector = edges - _CENTER
+    squashed *= _SCALE
+    squashed[np.isnan(squashed)] = 0.0
+    # Not np.clip, which takes three times as long for one payment.
+    np.maximum(squashed, _SQUASHED_MIN, out=squashed)
+    np.minimum(squashed, _SQUASHED_MAX, out=squashed)
+    return squashed
+
+
+def slot_of(edges: Vector) -> Vector:
+    """A payment's slot, float32 [SLOT], from its own EDGE_FEATURES; its gap is the ring's."""
+    slot = np.zeros(len(SLOT), np.float32)
+    slot[:_GAP] = squash(edges)
+    slot[_PRESENT] = 1.0
+    return slot
+
+
+def remember(
+    rings: Rings, edges: Vector, now_ms: int, key: Hashable, weights: MessageWeights | None
+) -> None:
+    """Appends a payment to its rings and makes their sums ready for the next score.
+
+    `edges` are the payment's own EDGE_FEATURES, float32, NaN where not known.
+    """
+    slot = slot_of(edges)
+    for ring in rings:
+        if ring is not None:
+            ring.append(slot, now_ms, key)
+    if weights is not None:
+        _settle(rings, now_ms, weights)
+
+
+def view(rings: Rings, now_ms: int, weights: MessageWeights) -> Vector:
+    """The graph row of a payment as of now, float32 [GRAPH_WIDTH]."""
+    parts = _settle(rings, now_ms, weights)
+    # A clock that steps back must not let sums grow.
+    elapsed = np.array(
+        [(now_ms - at) / DAY_MS if now_ms > (at := part.time_ms) else 0.0 for part in parts],
+        np.float32,
+    )
+    row: Vector = np.exp(np.multiply.outer(elapsed, _FADING)).ravel()
+    row *= np.concatenate([part.sums for part in parts])
+    return row
+
+
+def _settle(rings: Rings, now_ms: int, weights: MessageWeights) -> list[Settled]:
+    parts = [Settled(weights, now_ms, _NOTHING, None)] * len(GRAPH_KINDS)
+    stale: list[tuple[int, Ring]] = []
+    for kind, ring in enumerate(rings):
+        if ring is None:
+            continue
+        if now_ms >= ring.due_ms:
+            ring.settle(now_ms)
+        settled = ring.settled
+        while settled is not None and settled.weights is not weights:
+            settled = settled.other
+        if settled is not None:
+            parts[kind] = settled
+        else:
+            stale.append((kind, ring))
+    if stale:
+        for (kind, ring), sums in zip(stale, _sums(stale, now_ms, weights), strict=True):
+            # One other is kept, the challenger beside the champion; models come and go.
+            other = ring.settled and ring.settled._replace(other=None)
+            ring.settled = parts[kind] = Settled(weights, now_ms, sums, other)
+    return parts
+
+
+def _sums(stale: list[tuple[int, Ring]], now_ms: int, weights: MessageWeights) -> Vector:
+    slots = np.zeros((len(stale), RING, len(SLOT)), np.float32)
+    times_ms = np.full((len(stale), RING), now_ms)
+    for number, (_, ring) in enumerate(stale):
+        slots[number, : len(ring)] = ring.slots
+        times_ms[number, : len(ring)] = ring.times_ms
+    ages_days = (np.maximum(now_ms - times_ms, 0) / DAY_MS).astype(np.float32)
+    every = len(stale) == len(GRAPH_KINDS)
+    counting = weights.counting if every else weights.counting[[kind for kind, _ in stale]]
+    return sums_of(slots, ages_days, counting)
+
+
+def sums_of(slots: Vector, ages_days: Vector, counting: Vector) -> Vector:
+    """The first hop: what many rings say together.
+
+    `slots` are float32 [rings, RING, SLOT], `ages_days` float32 [rings, RING], `counting` one
+    matrix of `MessageWeights.counting` for all, or one per ring. Returns float32 [rings,
+    PART_WIDTH].
+    """
+    messages = np.matmul(slots, counting)
+    np.maximum(messages, 0.0, out=messages)
+    fading = np.exp(ages_days[:, None] * _RATES_DAYS[:, None])
+    sums = np.empty((len(slots), PART_WIDTH), np.float32)
+    sums[:, :SUMS_WIDTH] = np.matmul(fading, messages).reshape(len(slots), SUMS_WIDTH)
+    np.maximum.reduce(messages, axis=1, out=sums[:, SUMS_WIDTH:])
+    return sums
