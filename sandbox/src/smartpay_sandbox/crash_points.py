@@ -194,8 +194,9 @@ def _watch_commits(trap: Trap) -> None:
 
         def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:  # noqa: ANN401
             """Runs a statement; at COMMIT the points around it are passed."""
-            if sql.startswith("INSERT INTO event "):
-                rail = _outcomes.pop(args[0][:2], None)
+            if sql.startswith("INSERT INTO new_version "):
+                payment_id, _, _, _, version = args[0][:5]
+                rail = _outcomes.pop((payment_id, version), None)
                 if rail is not None:
                     self.waiting.append(rail)
             if sql != "COMMIT":

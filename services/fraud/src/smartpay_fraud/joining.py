@@ -27,7 +27,7 @@ from smartpay.fraud.v1.model_pb2_grpc import add_ModelServiceServicer_to_server
 from smartpay.fraud.v1.policies_pb2_grpc import add_PoliciesServiceServicer_to_server
 from smartpay.fraud.v1.reviews_pb2_grpc import add_ReviewsServiceServicer_to_server
 from smartpay.fraud.v1.rules_pb2_grpc import add_RulesServiceServicer_to_server
-from smartpay_chassis.server import App, run
+from smartpay_chassis.server import App, run, spare_the_collector
 from smartpay_fraud.adapters.bundle_source import BundleError, source_of
 from smartpay_fraud.adapters.memory_file import MemoryFile
 from smartpay_fraud.adapters.payment_events import PaymentEvents
@@ -47,7 +47,6 @@ from smartpay_fraud.domain.rulebook import Rulebook
 from smartpay_fraud.domain.scoring import BEGINNING, Place, Scoring
 from smartpay_fraud.domain.verdict import Costs
 from smartpay_fraud.domain.watching import Watching
-from smartpay_fraud.heap import spare_the_memory
 from smartpay_fraud.micro_batcher import MicroBatcher
 from smartpay_fraud.model_desk import ModelDesk
 from smartpay_fraud.model_watch import ModelWatch
@@ -91,7 +90,6 @@ async def build(app: App, settings: FraudSettings) -> None:
     remembered = await scoring.remember(since_ms, settings.replay_rows_max, after)
     if isinstance(memory, LocalMemory):
         await _keep_snapshots(app, settings, scoring, memory, kept)
-    spare_the_memory()
     app.background("heap", lambda: _keep_sparing(settings.memory_snapshot_seconds))
     log.info("ready to score", model_version=desk.lineup.champion.version, remembered=remembered)
     app.serve(
@@ -209,10 +207,14 @@ async def _keep_snapshots(
 
 
 async def _keep_sparing(every_seconds: float) -> None:
-    """Sets aside what memory took in since, as often as a snapshot of it is worth its pause."""
+    """Sets aside what memory took in since, as often as a snapshot of it is worth its pause.
+
+    What is remembered holds no cycles and is freed when forgotten; a collection that walks it all
+    would only keep requests waiting.
+    """
     while True:
         await asyncio.sleep(every_seconds)
-        spare_the_memory()
+        spare_the_collector()
 
 
 def _now() -> datetime:
