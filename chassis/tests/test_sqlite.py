@@ -198,6 +198,21 @@ async def test_a_migration_that_fails_leaves_nothing_behind(tmp_path: Path) -> N
     await store.close()
 
 
+async def test_many_openers_of_a_new_file_apply_each_migration_once(tmp_path: Path) -> None:
+    counted = [*SCHEMA, "CREATE TABLE times (n); INSERT INTO times VALUES (1)"]
+    grown = [*counted, *(f"INSERT INTO times VALUES ({n}); -- and; so on" for n in range(2, 9))]
+    stores = await asyncio.gather(*(SqliteStore.open(tmp_path / "s.db", grown) for _ in range(8)))
+    rows = await stores[0].read(lambda c: c.execute("SELECT n FROM times").fetchall())
+    assert [row["n"] for row in rows] == list(range(1, 9))
+    for store in stores:
+        await store.close()
+
+
+async def test_a_migration_that_does_not_end_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(sqlite3.Error):
+        await SqliteStore.open(tmp_path / "s.db", [*SCHEMA, "INSERT INTO note VALUES ('open"])
+
+
 async def test_readers_cannot_write(store: SqliteStore) -> None:
     with pytest.raises(sqlite3.OperationalError, match="readonly"):
         await store.read(insert("x"))

@@ -11,7 +11,7 @@ import contextlib
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -98,16 +98,25 @@ class SqliteStore:
         return connection
 
     def _migrate(self, migrations: Sequence[str]) -> None:
-        (done,) = self._writing.execute("PRAGMA user_version").fetchone()
-        for number, script in enumerate(migrations[done:], start=done + 1):
-            try:
-                self._writing.executescript(
-                    f"BEGIN IMMEDIATE;\n{script};\nPRAGMA user_version={number};\nCOMMIT;"
-                )
-            except sqlite3.Error:
-                # Or its half of a transaction would lock the file for the next opener.
-                self._writing.close()
-                raise
+        applied = self._applied()
+        try:
+            for number, script in enumerate(migrations[applied:], start=applied + 1):
+                # Several processes may open a new file at once: who has the lock looks again.
+                self._writing.execute("BEGIN IMMEDIATE")
+                if self._applied() < number:
+                    for statement in _statements(script):
+                        self._writing.execute(statement)
+                    self._writing.execute(f"PRAGMA user_version={number}")
+                self._writing.execute("COMMIT")
+        except sqlite3.Error:
+            # Or its half of a transaction would lock the file for the next opener.
+            self._writing.close()
+            raise
+
+    def _applied(self) -> int:
+        """Answers how many migrations the file has had."""
+        (number,) = self._writing.execute("PRAGMA user_version").fetchone()
+        return int(number)
 
     async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Runs one unit of work in a transaction and answers once it is durable.
@@ -219,3 +228,15 @@ def _answer(units: Sequence[_Unit[Any]]) -> None:
             unit.future.set_exception(unit.outcome)
         else:
             unit.future.set_result(unit.outcome)
+
+
+def _statements(script: str) -> Iterator[str]:
+    """Takes a script apart; sqlite3's own way of running one would end the transaction first."""
+    statement = ""
+    for part in script.split(";"):
+        statement += part + ";"
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+    if statement:
+        yield statement  # SQLite says what is wrong with it
