@@ -97,6 +97,11 @@ chaos-payments: setup ## kill payments amid load on all rails, KILLS=1000 SEED=n
 	@$(VENV)/python -m smartpay_sandbox.chaos --kills $(or $(KILLS),1000) $(if $(SEED),--seed $(SEED)) \
 	  --keep .run/chaos
 
+.PHONY: chaos-router
+chaos-router: setup ## kill the router amid load, KILLS=100 REPLICAS=1 SEED=n; the last line is one JSON object
+	@$(VENV)/python -m smartpay_router.proof --kills $(or $(KILLS),100) \
+	  $(if $(REPLICAS),--replicas $(REPLICAS)) $(if $(SEED),--seed $(SEED))
+
 .PHONY: reconcile-proof
 reconcile-proof: setup ## 100,000 payments with seeded breaks reconciled; one JSON line
 	@$(VENV)/python -m smartpay_payments.reconcile_proof --payments $(or $(PAYMENTS),100000)
@@ -117,7 +122,7 @@ reconcile-proof: setup ## 100,000 payments with seeded breaks reconciled; one JS
 	@touch $@
 
 .PHONY: bench
-bench: bench-mesh bench-payments bench-fraud ## every measurement there is
+bench: bench-mesh bench-payments bench-fraud bench-router ## every measurement there is
 
 .PHONY: bench-mesh
 bench-mesh: setup .venv-bench/ready ## edge and sidecars against plain gRPC and FastAPI; its last line is one JSON object
@@ -130,6 +135,15 @@ bench-payments: setup .venv-bench/ready ## the durable saga against the bare cal
 .PHONY: bench-fraud
 bench-fraud: setup .venv-train/ready .venv-bench-ray/ready .venv-bench-bento/ready ## trees, graph, reasons, batching against XGBoost, torch, Ray Serve and BentoML
 	@PYTHONPATH=bench/src $(VENV)/python -m smartpay_bench.fraud
+
+.venv-bench-router/ready: bench/requirements-router.txt
+	@$(PYTHON) -m venv .venv-bench-router
+	@.venv-bench-router/bin/pip install --quiet --no-deps --no-input -r $<
+	@touch $@
+
+.PHONY: bench-router
+bench-router: setup .venv-bench-router/ready ## regret against River, MABWiser, Vowpal Wabbit and SRv3, outages, replicas, the service
+	@PYTHONPATH=bench/src $(VENV)/python -m smartpay_bench.router $(if $(QUICK),--quick --figure .run/router-regret.svg)
 
 .PHONY: bench-test
 bench-test: setup .venv-bench/ready ## the benches' own tests: the rivals refuse what we refuse

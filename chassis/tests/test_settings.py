@@ -98,7 +98,13 @@ def secrets_manager(monkeypatch: pytest.MonkeyPatch) -> Any:
         aws_access_key_id="nobody",
         aws_secret_access_key="nobody",
     )
-    monkeypatch.setattr(AWS, "client", {"secretsmanager": client}.__getitem__)
+
+    def connect(name: str, region_name: str | None = None) -> Any:
+        assert name == "secretsmanager"
+        client.asked_region = region_name
+        return client
+
+    monkeypatch.setattr(AWS, "client", connect)
     monkeypatch.delenv("TILL_KEY")
     monkeypatch.setenv("TILL_KEY_SECRET_ARN", ARN)
     stubber = Stubber(client)
@@ -112,6 +118,18 @@ def test_a_secret_may_live_in_secrets_manager(secrets_manager: Any) -> None:
     )
     assert TillSettings.from_environment().key.get_secret_value() == "from far away"
     secrets_manager.assert_no_pending_responses()
+
+
+@pytest.mark.parametrize("region", ["ap-south-1", None])
+def test_secrets_manager_is_asked_in_the_services_region(
+    secrets_manager: Any, monkeypatch: pytest.MonkeyPatch, region: str | None
+) -> None:
+    monkeypatch.delenv("AWS_REGION", raising=False)
+    if region:
+        monkeypatch.setenv("AWS_REGION", region)
+    secrets_manager.add_response("get_secret_value", {"SecretString": "x"}, {"SecretId": ARN})
+    assert TillSettings.from_environment().aws_region == (region or "")
+    assert secrets_manager.client.asked_region == region
 
 
 @pytest.mark.parametrize("code", ["ResourceNotFoundException", "AccessDeniedException"])

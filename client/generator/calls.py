@@ -55,6 +55,9 @@ RESOURCES = {
     "ModelService": ("FraudModel", ""),
     "FraudAuditService": ("FraudAudit", "FraudAuditRecord"),
     "RouterService": ("Route", "Decision"),
+    "RoutingPoliciesService": ("RoutingPolicies", "RoutingPolicy"),
+    "RoutingEvidenceService": ("RoutingEvidence", "Decision"),
+    "RoutingAuditService": ("RoutingAudit", "RoutingAuditRecord"),
     "RewardsService": ("Rewards", "Reward"),
 }
 CALLED = {
@@ -74,6 +77,8 @@ CALLED = {
     "ListRuleFields": "fields",
     "BacktestRules": "backtest",
     "GetModelStatus": "status",
+    "ListRoutingPolicies": "versions",
+    "GetRoutingStatus": "status",
 }
 # What the client does beyond the service.
 ABOUT = {

@@ -49,7 +49,9 @@ from smartpay.payments.v1 import (
     webhooks_pb2,
 )
 from smartpay.rewards.v1 import rewards_pb2
-from smartpay.router.v1 import router_pb2
+from smartpay.router.v1 import audit_pb2 as routing_audit_pb2
+from smartpay.router.v1 import evidence_pb2, router_pb2
+from smartpay.router.v1 import policies_pb2 as routing_policies_pb2
 from smartpay_client import AsyncClient, Client
 from smartpay_sandbox.launcher import Mesh
 
@@ -70,6 +72,9 @@ FILES = [
     payments_pb2,
     rewards_pb2,
     router_pb2,
+    routing_policies_pb2,
+    evidence_pb2,
+    routing_audit_pb2,
     audit_pb2,
     customers_pb2,
     disputes_pb2,
@@ -277,6 +282,7 @@ class FakeEdge:
 
     def _find(self, request: httpx.Request) -> tuple[MethodDescriptor, dict[str, str]]:
         path = request.url.raw_path.decode().partition("?")[0]
+        matches = []
         for rpc in rpcs():
             rule = rpc.GetOptions().Extensions[HTTP]
             for binding in (rule, *rule.additional_bindings):
@@ -285,8 +291,10 @@ class FakeEdge:
                 pattern = re.sub(r"\\{(\w+)\\}", r"(?P<\1>[^/:]+)", template)
                 found = re.fullmatch(pattern, path)
                 if found and verb.upper() == request.method:
-                    return rpc, found.groupdict()
-        raise AssertionError(f"no route: {request.method} {path}")
+                    matches.append((rpc, found.groupdict()))
+        assert matches, f"no route: {request.method} {path}"
+        # As at the edge, a path that is spelt out goes before one with a variable in its place.
+        return min(matches, key=lambda match: len(match[1]))
 
     def _read(
         self, rpc: MethodDescriptor, path_values: dict[str, str], request: httpx.Request

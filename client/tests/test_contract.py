@@ -22,7 +22,9 @@ import smartpay_client
 from smartpay.access.v1 import access_pb2
 from smartpay.payments.v1 import payment_pb2
 from smartpay_client import (
+    AccountLimit,
     AmazonPayCredentials,
+    AmountRange,
     AssessmentVerdict,
     AsyncClient,
     Client,
@@ -37,10 +39,17 @@ from smartpay_client import (
     PaymentStatus,
     ProcessorFee,
     ProcessorToken,
+    RoutingCondition,
+    RoutingPolicyTerms,
+    RoutingPolicyTermsMode,
+    RoutingRule,
+    RoutingRuleAction,
     Rule,
     ScreeningEntry,
     SolanaCredentials,
+    SplitShare,
     StripeCredentials,
+    VolumeSplit,
     WebhookEndpoint,
     _contract,
     _methods,
@@ -83,6 +92,21 @@ TERMS = FraudPolicyTerms(
     control_basis_points=10,
     control_cents_max=500,
 )
+WHEN = RoutingCondition(
+    minor_units_min=1, currency_codes=("USD",), countries=("DE",), hour_from=8, hour_before=18
+)
+ROUTING = RoutingPolicyTerms(
+    mode=RoutingPolicyTermsMode.CANARY,
+    kill_switch=True,
+    canary_percent=10,
+    holdout_percent=5,
+    static_order=(ACCOUNT,),
+    rules=(RoutingRule("LARGE", WHEN, RoutingRuleAction.PREFER, (ACCOUNT,)),),
+    splits=(VolumeSplit("HALF", WHEN, (SplitShare(ACCOUNT, 100),)),),
+    limits=(AccountLimit(ACCOUNT, (AmountRange("USD", 1, 2),), ("DE",)),),
+    fee_basis_points_max=700,
+    exploration_basis_points=200,
+)
 PAYMENT_FILTERS: dict[str, Any] = {
     "status": ["FAILED", PaymentStatus.SUCCEEDED],
     "processor": "STRIPE",
@@ -120,11 +144,27 @@ USES: dict[str, Any] = {
         reward_wallet="1" * 32,
         metadata={"a_b": "c"},
         confirm_later=True,
+        terminal_id="shop",
+        country="DE",
     ),
     "GetPayment": lambda c: c.payments.get(PAYMENT),
     "ListPayments": lambda c: c.payments.list(page_size=3, **PAYMENT_FILTERS),
     "CapturePayment": lambda c: c.payments.capture(PAYMENT, USD),
     "CancelPayment": lambda c: c.payments.cancel(PAYMENT),
+    "UpdatePayment": lambda c: c.payments.update(
+        PAYMENT,
+        "e1",
+        amount=USD,
+        instrument=CARD,
+        customer_id="payer",
+        device_id="phone",
+        ip_address="203.0.113.7",
+        country="DE",
+        statement_descriptor="",
+        description="a note",
+        reward_wallet="1" * 32,
+        metadata={"a_b": ""},
+    ),
     "ConfirmPayment": lambda c: c.payments.confirm(PAYMENT, processor_account_id=ACCOUNT),
     "RefundPayment": lambda c: c.payments.refund(PAYMENT, USD, reason="FRAUDULENT"),
     "ReviewPayment": lambda c: c.payments.review(PAYMENT, "APPROVE", note="knows the payer"),
@@ -260,10 +300,23 @@ USES: dict[str, Any] = {
     "ListFraudAuditRecords": lambda c: c.fraud_audit.list(
         subject_id="rules", actor="ada", action="RulesService.UpdateRuleSet", page_size=3
     ),
-    "Decide": lambda c: c.route.decide(USD, CARD, risk=0.5),
+    "Decide": lambda c: c.route.decide(USD, CARD, risk=0.5, country="DE", off_session=True),
     "GetDecision": lambda c: c.route.get(DECISION),
     "RecordOutcome": lambda c: c.route.record_outcome(
         DECISION, ACCOUNT, "DECLINED", attempt_index=1
+    ),
+    "GetRoutingPolicy": lambda c: c.routing_policy.get(version=2),
+    "ListRoutingPolicies": lambda c: c.routing_policy.versions(page_size=3),
+    "UpdateRoutingPolicy": lambda c: c.routing_policy.update("e1", ROUTING, note="a note"),
+    "DryRunRoutingPolicy": lambda c: c.routing_policy.dry_run(ROUTING, decisions_max=9, cursor="7"),
+    "EvaluateRoutingPolicy": lambda c: c.routing_policy.evaluate(ROUTING, decisions_max=9),
+    "ExplainDecision": lambda c: c.routing_evidence.explain(DECISION),
+    "GetRoutingStatus": lambda c: c.routing_evidence.status(),
+    "ListRoutingAuditRecords": lambda c: c.routing_audit.list(
+        subject_id="policy",
+        actor="ada",
+        action="RoutingPoliciesService.UpdateRoutingPolicy",
+        page_size=3,
     ),
     "Grant": lambda c: c.rewards.grant(PAYMENT, wallet="1" * 32),
     "GetReward": lambda c: c.rewards.get(PAYMENT),
@@ -283,6 +336,7 @@ NOTHING_TO_READ = (
 NOT_SENT = {
     "Decide": {"payment_id", "decision_id"},
     "CreatePayment": {"instrument_id"},
+    "UpdatePayment": {"instrument_id"},
     **{rpc: {"page_token"} for rpc in LISTS},
 }
 
@@ -324,7 +378,8 @@ def check_same(ours: Any, theirs: Any, where: str) -> None:
                 continue
             value = getattr(theirs, field.name)
             if field.enum_type is not None:
-                value = field.enum_type.values_by_number[value].name
+                names = field.enum_type.values_by_number
+                value = [names[v].name for v in value] if field.is_repeated else names[value].name
             check_same(getattr(ours, field.name), value, f"{where}.{field.name}")
     elif isinstance(ours, tuple):
         assert len(ours) == len(theirs) > 0, where

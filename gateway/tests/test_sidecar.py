@@ -6,7 +6,10 @@ import datetime
 import socket
 import ssl
 import stat
+import threading
 import time
+from http.server import BaseHTTPRequestHandler
+from socketserver import UnixStreamServer
 from typing import Any
 
 import grpc
@@ -199,6 +202,32 @@ def test_ops_shows_health_of_the_service(mesh: Mesh) -> None:
         with pytest.raises(grpc.RpcError) as refusal:
             stub.Check(health_pb2.HealthCheckRequest(), timeout=10)
         assert refusal.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_ops_hands_on_what_a_service_measures_of_itself(mesh: Mesh) -> None:
+    url = f"http://{ops(mesh, 'payments')}/metrics/service"
+    assert httpx.get(url).status_code == 503  # nobody listens there yet
+
+    class Measuring(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"smartpay_till_coins 3.0\n")
+
+        def address_string(self) -> str:
+            return "the sidecar"  # a Unix socket's peer has no address
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Says nothing."""
+
+    with UnixStreamServer(str(mesh.folder / "payments.app.gauges"), Measuring) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        assert httpx.get(url).text == "smartpay_till_coins 3.0\n"
+        assert httpx.post(url).status_code == 404
+        server.shutdown()
+    (mesh.folder / "payments.app.gauges").unlink()
+    # There is no service behind the edge.
+    assert httpx.get(f"http://{ops(mesh, 'edge')}/metrics/service").status_code == 404
 
 
 def test_ops_shows_metrics_and_nothing_else(mesh: Mesh) -> None:

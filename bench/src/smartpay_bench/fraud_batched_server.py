@@ -13,6 +13,7 @@ import grpc
 import numpy as np
 import uvloop
 
+from smartpay_chassis.server import spare_the_collector
 from smartpay_fraud.adapters.onnx_models import OnnxModel
 from smartpay_fraud.micro_batcher import MicroBatcher
 
@@ -42,6 +43,7 @@ async def serve(model: str, socket: str) -> None:
         (grpc.method_handlers_generic_handler("bench.Trees", {"Score": handler}),)
     )
     server.add_insecure_port(f"unix:{socket}")
+    spare_the_collector()  # as the service does
     await server.start()
     stopping = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)

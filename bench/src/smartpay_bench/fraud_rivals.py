@@ -13,13 +13,15 @@ import json
 import os
 import statistics
 import sys
-import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import uvloop
 from onnxruntime import InferenceSession, SessionOptions  # type: ignore[attr-defined]
+
+from smartpay_bench.loops import Call, closed_loop
 
 CALLERS = 64
 BATCH_ROWS_MAX = 64
@@ -27,21 +29,6 @@ BATCH_WAIT_SECONDS = 0.001
 """What Ray and BentoML wait for company; ours never waits."""
 ROUNDS = 3
 ROUND_SECONDS = 4.0
-
-
-async def closed_loop(call: Callable[[], Awaitable[object]], seconds: float) -> float:
-    """Rows a second that so many callers get."""
-    rows, end = 0, time.monotonic() + seconds
-
-    async def caller() -> None:
-        nonlocal rows
-        while time.monotonic() < end:
-            await call()
-            rows += 1
-
-    start = time.monotonic()
-    await asyncio.gather(*(caller() for _ in range(CALLERS)))
-    return rows / (time.monotonic() - start)
 
 
 def session_of(model: str) -> Callable[[np.ndarray], np.ndarray]:
@@ -52,7 +39,7 @@ def session_of(model: str) -> Callable[[np.ndarray], np.ndarray]:
     return lambda rows: np.asarray(session.run(["margins"], {"rows": rows})[0])
 
 
-def ray_call(model: str, row: np.ndarray) -> tuple[Callable[[], Awaitable[object]], Any]:
+def ray_call(model: str, row: np.ndarray) -> tuple[Call, Any]:
     """Deploys the model behind `@serve.batch` on a cluster of this machine alone."""
     import ray
     from ray import serve
@@ -96,7 +83,7 @@ def ray_call(model: str, row: np.ndarray) -> tuple[Callable[[], Awaitable[object
     return call, stop
 
 
-async def ours_call(socket: str, row: np.ndarray) -> tuple[Callable[[], Awaitable[object]], Any]:
+async def ours_call(socket: str, row: np.ndarray) -> tuple[Call, Any]:
     """Asks our server, which `fraud_batched_server` runs."""
     import grpc
 
@@ -111,7 +98,7 @@ async def ours_call(socket: str, row: np.ndarray) -> tuple[Callable[[], Awaitabl
     return call, channel
 
 
-async def bento_call(address: str, row: np.ndarray) -> tuple[Callable[[], Awaitable[object]], Any]:
+async def bento_call(address: str, row: np.ndarray) -> tuple[Call, Any]:
     """Asks BentoML's own HTTP server with its adaptive batching."""
     import aiohttp
 
@@ -133,17 +120,17 @@ async def measure(model: str, socket: str, bento: str, row: np.ndarray) -> dict[
     """Asks all in turn; the ratio of each round, and their median."""
     ours, channel = await ours_call(socket, row)
     ray_handle, stop_ray = await asyncio.to_thread(ray_call, model, row)
-    callers: dict[str, Callable[[], Awaitable[object]]] = {"ours": ours, "ray": ray_handle}
+    callers: dict[str, Call] = {"ours": ours, "ray": ray_handle}
     http = None
     if bento:
         callers["bentoml"], http = await bento_call(bento, row)
     rates: dict[str, list[float]] = {name: [] for name in callers}
     try:
         for call in callers.values():
-            await closed_loop(call, 1.0)
+            await closed_loop(call, CALLERS, 1.0)
         for _ in range(ROUNDS):
             for name, call in callers.items():
-                rates[name].append(await closed_loop(call, ROUND_SECONDS))
+                rates[name].append((await closed_loop(call, CALLERS, ROUND_SECONDS)).rate)
                 sys.stderr.write(f"{name}: {rates[name][-1]:.0f} rows/s\n")
     finally:
         await channel.close()
@@ -171,7 +158,8 @@ def main() -> None:
     chosen = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     row = np.frombuffer(Path(chosen.row).read_bytes(), "<f4")
-    print(json.dumps(asyncio.run(measure(chosen.model, chosen.socket, chosen.bento, row))))
+    # Ray Serve brings uvloop; all are asked from one such loop.
+    print(json.dumps(uvloop.run(measure(chosen.model, chosen.socket, chosen.bento, row))))
 
 
 if __name__ == "__main__":

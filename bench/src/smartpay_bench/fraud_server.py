@@ -15,8 +15,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import grpc
@@ -25,13 +24,20 @@ import uvloop
 from smartpay.fraud.v1 import fraud_pb2, fraud_pb2_grpc
 from smartpay.type.v1.money_pb2 import Money
 from smartpay_bench.cpu import cpu_microseconds
+from smartpay_bench.loops import Call, closed_loop, open_loop
 from smartpay_chassis.testing import DEMO_MERCHANT, as_merchant
 
-CALLERS = 4
-"""Calls under way at once, of every form alike: four full batches fit into the queue."""
-BATCHES = (8, 32, 128)
+CALLERS = (1, 8, 64)
+"""Calls under way at once, of both forms alike: nobody to wait with, a few, and the many that the
+batchers are compared with."""
+BATCH_ROWS = 32
+OTHER_BATCHES = (8, 128)
+"""Only with the few callers: they show how the ratio grows with the rows."""
+FEW = 8
+QUEUE_ROWS_MAX = 4_096
+"""Twice what 64 callers bring with 32 rows each: a refused call is no answer."""
 ROUNDS = 3
-ROUND_SECONDS = 4.0
+ROUND_SECONDS = 2.5
 STEADY_SECONDS = 10.0
 START_SECONDS = 60.0
 CUSTOMERS = 5_000
@@ -69,6 +75,7 @@ async def running() -> AsyncIterator[tuple[fraud_pb2_grpc.FraudServiceAsyncStub,
                 "SMARTPAY_EGRESS_SOCKET": str(folder / "egress.sock"),
                 "SMARTPAY_MERCHANTS_FILE": str(folder / "merchants.json"),
                 "FRAUD_STORE_PATH": str(folder / "fraud.sqlite"),
+                "FRAUD_QUEUE_ROWS_MAX": str(QUEUE_ROWS_MAX),
                 "LOG_LEVEL": "ERROR",
             },
             stdout=subprocess.DEVNULL,
@@ -82,88 +89,58 @@ async def running() -> AsyncIterator[tuple[fraud_pb2_grpc.FraudServiceAsyncStub,
             service.wait(30)
 
 
-async def closed_loop(call: Callable[[], Awaitable[int]], seconds: float) -> float:
-    """Rows a second with CALLERS that each ask again once they are answered."""
-    rows, end = 0, time.monotonic() + seconds
-
-    async def caller() -> None:
-        nonlocal rows
-        while time.monotonic() < end:
-            answered = await call()  # first: `+=` would read the sum before the wait
-            rows += answered
-
-    start = time.monotonic()
-    async with asyncio.TaskGroup() as group:
-        for _ in range(CALLERS):
-            group.create_task(caller())
-    return rows / (time.monotonic() - start)
-
-
-async def open_loop(call: Callable[[], Awaitable[int]], rate: float, seconds: float) -> list[float]:
-    """Milliseconds from when each call was due, whether or not those before it have ended."""
-    taken: list[float] = []
-
-    async def one(due: float) -> None:
-        await call()
-        taken.append((time.monotonic() - due) * 1_000)
-
-    start = time.monotonic()
-    async with asyncio.TaskGroup() as group:
-        for number in range(int(rate * seconds)):
-            due = start + number / rate
-            await asyncio.sleep(max(0.0, due - time.monotonic()))
-            group.create_task(one(due))
-    return sorted(taken)
-
-
 async def measure() -> dict[str, float]:
     """All forms in turn, then a steady half of what unary calls reached."""
     source, metadata = requests(), as_merchant()
     async with running() as (stub, pid):
 
-        async def unary() -> int:
+        async def unary() -> None:
             await stub.Score(next(source), metadata=metadata)
-            return 1
 
-        def batched(size: int) -> Callable[[], Awaitable[int]]:
-            async def call() -> int:
+        def batched(size: int) -> Call:
+            async def call() -> None:
                 batch = fraud_pb2.ScoreBatchRequest(transactions=itertools.islice(source, size))
                 await stub.ScoreBatch(batch, metadata=metadata)
-                return size
 
             return call
 
-        forms = {"unary": unary, **{f"batch {size}": batched(size) for size in BATCHES}}
-        for form in forms.values():
-            await closed_loop(form, 1.0)
-        rates: dict[str, list[float]] = {name: [] for name in forms}
-        costs: dict[str, list[float]] = {name: [] for name in forms}
+        forms: dict[tuple[int, int], Call] = {}  # by rows of a call, and callers
+        for callers in CALLERS:
+            forms[1, callers] = unary
+            forms[BATCH_ROWS, callers] = batched(BATCH_ROWS)
+        forms |= {(rows, FEW): batched(rows) for rows in OTHER_BATCHES}
+        for (rows, callers), form in forms.items():
+            await closed_loop(form, callers, 0.5, rows=rows)
+        rates: dict[tuple[int, int], list[float]] = {name: [] for name in forms}
+        costs: dict[tuple[int, int], list[float]] = {name: [] for name in forms}
         for _ in range(ROUNDS):
             for name, form in forms.items():
+                rows, callers = name
                 before = cpu_microseconds({"fraud": pid})["fraud"]
-                rate = await closed_loop(form, ROUND_SECONDS)
+                load = await closed_loop(form, callers, ROUND_SECONDS, rows=rows)
                 spent = cpu_microseconds({"fraud": pid})["fraud"] - before
-                rates[name].append(rate)
-                costs[name].append(spent / (rate * ROUND_SECONDS))
-                sys.stderr.write(f"{name}: {rate:.0f} rows/s, {costs[name][-1]:.0f} us CPU a row\n")
-        half = statistics.median(rates["unary"]) / 2
-        taken = await open_loop(unary, half, STEADY_SECONDS)
+                rates[name].append(load.rate)
+                costs[name].append(spent / (len(load.taken_ms) * rows))
+                sys.stderr.write(
+                    f"{rows} rows, {callers} callers: {load.rate:.0f} rows/s,"
+                    f" {costs[name][-1]:.0f} us CPU a row\n"
+                )
+        half = statistics.median(rates[1, FEW]) / 2
+        steady = await open_loop(unary, half, STEADY_SECONDS)
     told = {
-        "server_callers": CALLERS,
-        "server_unary_rate": statistics.median(rates["unary"]),
-        "server_unary_cpu_us": statistics.median(costs["unary"]),
         "server_half_rate": half,
-        "server_p50_ms": taken[len(taken) // 2],
-        "server_p99_ms": taken[len(taken) * 99 // 100],
+        "server_p50_ms": steady.percentile_ms(50),
+        "server_p99_ms": steady.percentile_ms(99),
     }
-    for size in BATCHES:
-        name = f"batch {size}"
-        ratio = statistics.median(
-            ours / single for ours, single in zip(rates[name], rates["unary"], strict=True)
-        )
-        told[f"scorebatch_{size}_rate"] = statistics.median(rates[name])
-        told[f"scorebatch_{size}_cpu_us"] = statistics.median(costs[name])
-        told["scorebatch_vs_unary" if size == 32 else f"scorebatch_{size}_vs_unary"] = ratio
+    for (rows, callers), found in rates.items():
+        form_name = f"{'unary' if rows == 1 else f'scorebatch_{rows}'}_{callers}_callers"
+        told[f"{form_name}_rate"] = statistics.median(found)
+        told[f"{form_name}_cpu_us"] = statistics.median(costs[rows, callers])
+        if rows > 1:
+            told[f"{form_name}_vs_unary"] = statistics.median(
+                ours / single for ours, single in zip(found, rates[1, callers], strict=True)
+            )
+    told["scorebatch_vs_unary"] = told[f"scorebatch_{BATCH_ROWS}_{CALLERS[-1]}_callers_vs_unary"]
     return told
 
 

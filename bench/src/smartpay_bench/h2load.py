@@ -42,13 +42,16 @@ def require_h2load() -> None:
         raise LoadError(f"h2load is missing. As root:\n  {APT_LINE}")
 
 
-def run_load(arguments: tuple[str, ...], seconds: int, answer_bytes: int) -> Load:
-    """Calls for some seconds with CALLERS calls in flight.
+def run_load(
+    arguments: tuple[str, ...], seconds: int, answer_bytes: int, *, varies: float = 0.0
+) -> Load:
+    """Calls for some seconds.
 
     Args:
-        arguments: what to call, as h2load takes it.
+        arguments: what to call, and how many calls at once, as h2load takes it; at most CALLERS.
         seconds: how long; h2load knows whole ones only.
         answer_bytes: size of a good answer's body.
+        varies: share by which good answers may be larger or smaller on average.
 
     Raises:
         LoadError: when any call failed or answered something of another size.
@@ -75,7 +78,8 @@ def run_load(arguments: tuple[str, ...], seconds: int, answer_bytes: int) -> Loa
         raise LoadError(f"Calls failed, so nothing was measured:\n{said}")
     body = _number(r"\((\d+)\) data", said)
     # Answers under way when time is up are weighed but not counted.
-    if not 0 <= body - calls * answer_bytes <= CALLERS * answer_bytes:
+    least, most = answer_bytes * (1 - varies), answer_bytes * (1 + varies)
+    if not calls * least <= body <= (calls + CALLERS) * most:
         raise LoadError(f"{calls} answers have {body} bytes, not {answer_bytes} each:\n{said}")
     times_ms = [int(row[2]) / 1000 for row in rows]
     hundredths = statistics.quantiles(times_ms, n=100)

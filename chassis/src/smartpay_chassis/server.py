@@ -24,6 +24,7 @@ from pydantic import ValidationError
 from smartpay_chassis.access import Rule, rules_of
 from smartpay_chassis.channels import egress_channel
 from smartpay_chassis.contract_check import warm_up
+from smartpay_chassis.gauges import Gauges, serve_gauges
 from smartpay_chassis.interceptors import CallInterceptor
 from smartpay_chassis.merchants import Merchants, load_merchants
 from smartpay_chassis.settings import ServiceSettings, SettingsError
@@ -45,11 +46,13 @@ class App:
     Attributes:
         settings: the service's settings.
         merchants: the mounted table of merchants.
+        gauges: what the service measures of itself.
     """
 
     def __init__(self, settings: ServiceSettings, merchants: Merchants) -> None:
         self.settings = settings
         self.merchants = merchants
+        self.gauges = Gauges()
         self._servicers: list[tuple[Register, object, ServiceDescriptor]] = []
         self._background: list[tuple[str, Callable[[], Awaitable[None]]]] = []
         self._on_stop: list[Callable[[], Awaitable[None]]] = []
@@ -183,6 +186,7 @@ async def _serve(settings: SettingsT, build: Callable[[App, SettingsT], Awaitabl
         server.add_insecure_port(f"unix:{settings.listen_socket.absolute()}")
         os.umask(mask)
         await server.start()
+        gauges = await serve_gauges(app.gauges, settings.listen_socket)
         await checker.set("", health_pb2.HealthCheckResponse.SERVING)
         log.info("serving", socket=settings.listen_socket.name)
         background = asyncio.create_task(app.run_background())
@@ -191,6 +195,7 @@ async def _serve(settings: SettingsT, build: Callable[[App, SettingsT], Awaitabl
         failed = background.done()
         await checker.enter_graceful_shutdown()
         await server.stop(settings.drain_seconds)
+        gauges.close()
         background.cancel()
         with contextlib.suppress(asyncio.CancelledError, ExceptionGroup):
             await background

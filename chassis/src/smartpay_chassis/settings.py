@@ -11,6 +11,9 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as UnreadableValue
 
+AWS_REGION = "AWS_REGION"
+"""The variable that names the region, for secrets that are read before settings are whole."""
+
 
 class SettingsError(Exception):
     """The environment does not say what a service must know; the text names each variable."""
@@ -60,7 +63,10 @@ def _text_at(name: str, arn: str) -> str:
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
-        client: Any = boto3.client("secretsmanager")  # type: ignore[no-untyped-call]
+        # boto3 itself knows AWS_DEFAULT_REGION only.
+        client: Any = boto3.client(  # type: ignore[no-untyped-call]
+            "secretsmanager", region_name=os.environ.get(AWS_REGION) or None
+        )
         return str(client.get_secret_value(SecretId=arn)["SecretString"])
     except (BotoCoreError, ClientError, KeyError) as error:
         raise SettingsError(
@@ -76,6 +82,12 @@ class EnvironmentSettings(BaseSettings):
 
     model_config = SettingsConfigDict(
         extra="ignore", frozen=True, populate_by_name=True, env_ignore_empty=True
+    )
+
+    aws_region: str = Field(
+        default="",
+        validation_alias=AWS_REGION,
+        description="Region of what lives in AWS; boto3 reads only AWS_DEFAULT_REGION by itself.",
     )
 
     @classmethod

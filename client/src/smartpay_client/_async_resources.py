@@ -15,7 +15,10 @@ from smartpay_client._contract import (
     Customer,
     Decision,
     Dispute,
+    DryRunRoutingPolicyResponse,
     Erasure,
+    EvaluateRoutingPolicyResponse,
+    Explanation,
     ExportFormat,
     FraudAuditRecord,
     FraudPolicy,
@@ -35,6 +38,8 @@ from smartpay_client._contract import (
     ListRefundsResponse,
     ListReviewsResponse,
     ListRewardsResponse,
+    ListRoutingAuditRecordsResponse,
+    ListRoutingPoliciesResponse,
     ListRuleFieldsResponse,
     ListRuleSetsResponse,
     ListScreeningEntriesResponse,
@@ -60,6 +65,10 @@ from smartpay_client._contract import (
     ReviewResolution,
     ReviewState,
     Reward,
+    RoutingAuditRecord,
+    RoutingPolicy,
+    RoutingPolicyTerms,
+    RoutingStatus,
     Rule,
     RuleField,
     RuleSet,
@@ -129,6 +138,42 @@ class AsyncPayments(AsyncResource):
         return self._pages(
             ListPaymentsResponse, lambda page: page.payments, methods.LIST_PAYMENTS, options, fields
         )
+
+    async def update(
+        self,
+        payment_id: str,
+        etag: str,
+        *,
+        amount: Money | None = None,
+        instrument: AnyInstrument | None = None,
+        instrument_id: str | None = None,
+        customer_id: str | None = None,
+        device_id: str | None = None,
+        ip_address: str | None = None,
+        country: str | None = None,
+        statement_descriptor: str | None = None,
+        description: str | None = None,
+        reward_wallet: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        **options: Unpack[CallOptions],
+    ) -> Payment:
+        """As `Payments.update`."""
+        fields: dict[str, object] = {
+            "payment_id": payment_id,
+            "etag": etag,
+            "amount": amount,
+            "instrument": as_instrument(instrument),
+            "instrument_id": instrument_id,
+            "customer_id": customer_id,
+            "device_id": device_id,
+            "ip_address": ip_address,
+            "country": country,
+            "statement_descriptor": statement_descriptor,
+            "description": description,
+            "reward_wallet": reward_wallet,
+            "metadata": metadata,
+        }
+        return await self._ask(Payment, methods.UPDATE_PAYMENT, options, fields)
 
     async def confirm(
         self,
@@ -1098,6 +1143,8 @@ class AsyncRoute(AsyncResource):
         instrument: AnyInstrument,
         *,
         risk: float | None = None,
+        country: str | None = None,
+        off_session: bool | None = None,
         **options: Unpack[CallOptions],
     ) -> Decision:
         """As `Route.decide`."""
@@ -1105,6 +1152,8 @@ class AsyncRoute(AsyncResource):
             "amount": amount,
             "instrument": as_instrument(instrument),
             "risk": risk,
+            "country": country,
+            "off_session": off_session,
         }
         return await self._ask(Decision, methods.DECIDE, options, fields)
 
@@ -1130,6 +1179,115 @@ class AsyncRoute(AsyncResource):
             "attempt_index": attempt_index,
         }
         await self._tell(methods.RECORD_OUTCOME, options, fields)
+
+
+class AsyncRoutingPolicies(AsyncResource):
+    """The same calls as `RoutingPolicies`."""
+
+    async def get(
+        self, *, version: int | None = None, **options: Unpack[CallOptions]
+    ) -> RoutingPolicy:
+        """As `RoutingPolicies.get`."""
+        fields: dict[str, object] = {"version": version}
+        return await self._ask(RoutingPolicy, methods.GET_ROUTING_POLICY, options, fields)
+
+    def versions(
+        self, *, page_size: int = limits.PAGE_SIZE, **options: Unpack[CallOptions]
+    ) -> AsyncIterator[RoutingPolicy]:
+        """As `RoutingPolicies.versions`."""
+        fields: dict[str, object] = {"page_size": page_size}
+        return self._pages(
+            ListRoutingPoliciesResponse,
+            lambda page: page.policies,
+            methods.LIST_ROUTING_POLICIES,
+            options,
+            fields,
+        )
+
+    async def update(
+        self,
+        etag: str,
+        terms: RoutingPolicyTerms,
+        *,
+        note: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> RoutingPolicy:
+        """As `RoutingPolicies.update`."""
+        fields: dict[str, object] = {"etag": etag, "terms": terms, "note": note}
+        return await self._ask(RoutingPolicy, methods.UPDATE_ROUTING_POLICY, options, fields)
+
+    async def dry_run(
+        self,
+        terms: RoutingPolicyTerms,
+        *,
+        decisions_max: int | None = None,
+        cursor: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> DryRunRoutingPolicyResponse:
+        """As `RoutingPolicies.dry_run`."""
+        fields: dict[str, object] = {
+            "terms": terms,
+            "decisions_max": decisions_max,
+            "cursor": cursor,
+        }
+        return await self._ask(
+            DryRunRoutingPolicyResponse, methods.DRY_RUN_ROUTING_POLICY, options, fields
+        )
+
+    async def evaluate(
+        self,
+        terms: RoutingPolicyTerms,
+        *,
+        decisions_max: int | None = None,
+        **options: Unpack[CallOptions],
+    ) -> EvaluateRoutingPolicyResponse:
+        """As `RoutingPolicies.evaluate`."""
+        fields: dict[str, object] = {"terms": terms, "decisions_max": decisions_max}
+        return await self._ask(
+            EvaluateRoutingPolicyResponse, methods.EVALUATE_ROUTING_POLICY, options, fields
+        )
+
+
+class AsyncRoutingEvidence(AsyncResource):
+    """The same calls as `RoutingEvidence`."""
+
+    async def explain(self, decision_id: str, **options: Unpack[CallOptions]) -> Explanation:
+        """As `RoutingEvidence.explain`."""
+        fields: dict[str, object] = {"decision_id": decision_id}
+        return await self._ask(Explanation, methods.EXPLAIN_DECISION, options, fields)
+
+    async def status(self, **options: Unpack[CallOptions]) -> RoutingStatus:
+        """As `RoutingEvidence.status`."""
+        fields: dict[str, object] = {}
+        return await self._ask(RoutingStatus, methods.GET_ROUTING_STATUS, options, fields)
+
+
+class AsyncRoutingAudit(AsyncResource):
+    """The same calls as `RoutingAudit`."""
+
+    def list(
+        self,
+        *,
+        page_size: int = limits.PAGE_SIZE,
+        subject_id: str | None = None,
+        actor: str | None = None,
+        action: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> AsyncIterator[RoutingAuditRecord]:
+        """As `RoutingAudit.list`."""
+        fields: dict[str, object] = {
+            "page_size": page_size,
+            "subject_id": subject_id,
+            "actor": actor,
+            "action": action,
+        }
+        return self._pages(
+            ListRoutingAuditRecordsResponse,
+            lambda page: page.records,
+            methods.LIST_ROUTING_AUDIT_RECORDS,
+            options,
+            fields,
+        )
 
 
 class AsyncRewards(AsyncResource):

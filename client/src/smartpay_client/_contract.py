@@ -1194,6 +1194,24 @@ class Processor(Word, prefix="PROCESSOR_"):
     SOLANA = "SOLANA"
 
 
+class BreakerState(Word, prefix="BREAKER_STATE_"):
+    """Whether a processor is believed to work.
+
+    Values may be added.
+
+    Attributes:
+        UNSPECIFIED: Not stated.
+        CLOSED: It works.
+        OPEN: It fails: it stands behind all that work, and gets a probe now and then.
+        PROBING: Probes succeed; a few more and it works again.
+    """
+
+    UNSPECIFIED = "UNSPECIFIED"
+    CLOSED = "CLOSED"
+    OPEN = "OPEN"
+    PROBING = "PROBING"
+
+
 @dataclass(frozen=True)
 class RankedAccount:
     """One eligible account in a ranking.
@@ -1208,6 +1226,12 @@ class RankedAccount:
         propensity: Probability that this account stood first in such a decision, 0 to 1; for
             off-policy evaluation.
         reasons: Why it stands here, a sentence each. At most 4.
+        width: How unsure expected_success is: its standard error in units of one outcome's
+            deviation; 0 when it is known exactly.
+        upper_bound: What may optimistically be hoped for instead of expected_success, 0 to 1.
+        expected_value: Expected share of the amount that is left to the merchant: expected_success
+            less the fee, 0 to 1.
+        breaker_state: Whether its processor was believed to work.
     """
 
     processor_account_id: str = ""
@@ -1217,6 +1241,10 @@ class RankedAccount:
     score: float = 0.0
     propensity: float = 0.0
     reasons: tuple[str, ...] = ()
+    width: float = 0.0
+    upper_bound: float = 0.0
+    expected_value: float = 0.0
+    breaker_state: BreakerState = BreakerState.UNSPECIFIED
 
 
 @dataclass(frozen=True)
@@ -1225,13 +1253,52 @@ class ExcludedAccount:
 
     Attributes:
         processor_account_id: The account.
-        code: Stable code, for instance NO_TOKEN.
+        code: Stable code of the first obstacle, for instance NO_TOKEN.
         message: One sentence for a person.
+        obstacles: All obstacles as bits, as they are logged: 1 ACCOUNT_DISABLED, 2
+            CURRENCY_UNSUPPORTED, 4 NO_TOKEN, 8 PAYER_ABSENT, 16 AMOUNT_OUT_OF_RANGE, 32
+            REGION_UNSUPPORTED, 64 RULE_EXCLUDED, 128 RULE_NOT_REQUIRED, 256 FEE_OVER_CAP. Bits may
+            be added.
+        codes: The codes of all obstacles, in the order of their bits.
+        rule_ids: The rules that left it out, in their order.
     """
 
     processor_account_id: str = ""
     code: str = ""
     message: str = ""
+    obstacles: int = 0
+    codes: tuple[str, ...] = ()
+    rule_ids: tuple[str, ...] = ()
+
+
+class DecisionServedBy(Word, prefix="SERVED_BY_"):
+    """What decided the first place.
+
+    Values may be added.
+
+    Attributes:
+        UNSPECIFIED: Not stated: no account was eligible, or an earlier release decided.
+        KILL_SWITCH: The kill switch: the static order.
+        RULE: A rule that prefers accounts.
+        SPLIT: A volume split's draw.
+        STATIC: The static order, because the mode says so.
+        SHADOW: The static order, while the learner only watches.
+        CONTROL: The static order, as comparison to the canaries.
+        CANARY: The learner, as a canary.
+        HOLDOUT: The static order, as the holdout of a live learner.
+        LIVE: The learner.
+    """
+
+    UNSPECIFIED = "UNSPECIFIED"
+    KILL_SWITCH = "KILL_SWITCH"
+    RULE = "RULE"
+    SPLIT = "SPLIT"
+    STATIC = "STATIC"
+    SHADOW = "SHADOW"
+    CONTROL = "CONTROL"
+    CANARY = "CANARY"
+    HOLDOUT = "HOLDOUT"
+    LIVE = "LIVE"
 
 
 @dataclass(frozen=True)
@@ -1249,6 +1316,14 @@ class Decision:
         payment_id: The payment that uses it; empty while none does.
         create_time: When it was made.
         expire_time: Until when /pay takes it.
+        served_by: What decided the first place.
+        routing_policy_version: The merchant's routing policy that was in force; 1 is what every
+            merchant begins with.
+        alternative_account_id: What would have stood first otherwise: the learner's choice where
+            the static order was served, the static order's where the learner was. Empty where there
+            was no other way.
+        outcome_due_time: Until when its outcome is waited for; later it counts as missing.
+        matched_rule_ids: The rules and splits of the policy that matched, in their order.
     """
 
     decision_id: str = ""
@@ -1261,6 +1336,11 @@ class Decision:
     payment_id: str = ""
     create_time: datetime | None = None
     expire_time: datetime | None = None
+    served_by: DecisionServedBy = DecisionServedBy.UNSPECIFIED
+    routing_policy_version: int = 0
+    alternative_account_id: str = ""
+    outcome_due_time: datetime | None = None
+    matched_rule_ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -1306,6 +1386,7 @@ class Outcome(Word, prefix="OUTCOME_"):
         DECLINED: The issuer or the processor said no.
         TECHNICAL_FAILURE: Nobody said anything useful: timeout, connection lost, server error.
         ABANDONED: The payer went away.
+        FRAUD: Refused because it was taken for fraud: it says nothing about the account.
     """
 
     UNSPECIFIED = "UNSPECIFIED"
@@ -1313,6 +1394,7 @@ class Outcome(Word, prefix="OUTCOME_"):
     DECLINED = "DECLINED"
     TECHNICAL_FAILURE = "TECHNICAL_FAILURE"
     ABANDONED = "ABANDONED"
+    FRAUD = "FRAUD"
 
 
 class DisputeStatus(Word, prefix="STATUS_"):
@@ -1844,6 +1926,8 @@ class MerchantSettings:
             captured.
         reward_vesting_seconds: How long a reward waits after the capture, so that refunds cancel
             it; the service's own setting when absent. 0 to 31536000.
+        merchant_category: What the merchant sells, for fraud: a merchant category code of ISO
+            18245, for instance 5732. Payments created from now on carry it.
     """
 
     fraud_fail_policy: FraudFailPolicy = FraudFailPolicy.UNSPECIFIED
@@ -1855,6 +1939,7 @@ class MerchantSettings:
     cascade_seconds: int = 0
     rewards_enabled: bool = False
     reward_vesting_seconds: int | None = None
+    merchant_category: str = ""
 
 
 @dataclass(frozen=True)
@@ -2385,6 +2470,636 @@ class ListRewardsResponse:
     next_page_token: str = ""
 
 
+@dataclass(frozen=True)
+class RoutingAuditChange:
+    """One field's change.
+
+    Attributes:
+        field: The field, for instance "mode".
+        before: Its value before; empty when there was none.
+        after: Its value after; empty when there is none.
+    """
+
+    field: str = ""
+    before: str = ""
+    after: str = ""
+
+
+@dataclass(frozen=True)
+class RoutingAuditRecord:
+    """One change, and who made it.
+
+    Attributes:
+        audit_id: Our id: aud_, the cell, 24 characters.
+        time: When it was made.
+        actor: Who made it: the subject of the token (a client or a person).
+        action: What was done: the method, for instance
+            "RoutingPoliciesService.UpdateRoutingPolicy".
+        subject_id: To what: "policy".
+        request_id: The request id of the call, to find it in all logs; empty when there was no
+            call.
+        changes: What changed, in the order of the fields' names.
+    """
+
+    audit_id: str = ""
+    time: datetime | None = None
+    actor: str = ""
+    action: str = ""
+    subject_id: str = ""
+    request_id: str = ""
+    changes: tuple[RoutingAuditChange, ...] = ()
+
+
+@dataclass(frozen=True)
+class ListRoutingAuditRecordsResponse:
+    """A page of records.
+
+    Attributes:
+        records: The records, newest first.
+        next_page_token: Ask with it for the next page; empty at the end.
+    """
+
+    records: tuple[RoutingAuditRecord, ...] = ()
+    next_page_token: str = ""
+
+
+class RoutingPolicyTermsMode(Word, prefix="MODE_"):
+    """Who puts an account first, where neither a rule nor a split does.
+
+    Values may be added.
+
+    Attributes:
+        UNSPECIFIED: Not stated; never valid.
+        STATIC: The static order.
+        SHADOW: The static order is served; what the learner would have chosen is logged beside it.
+        CANARY: The learner for canary_percent of the payers, the static order for the rest.
+        LIVE: The learner, except for the holdout.
+    """
+
+    UNSPECIFIED = "UNSPECIFIED"
+    STATIC = "STATIC"
+    SHADOW = "SHADOW"
+    CANARY = "CANARY"
+    LIVE = "LIVE"
+
+
+@dataclass(frozen=True)
+class RoutingCondition:
+    """What is asked about a payment.
+
+    All that is stated must hold; what is not stated is not asked. What the payment doesn't tell
+    holds nothing.
+
+    Attributes:
+        minor_units_min: At least so many minor units; needs currency_codes.
+        minor_units_max: At most so many minor units; needs currency_codes.
+        currency_codes: One of these currencies. At most 50.
+        countries: A payer in one of these countries, ISO 3166-1 alpha-2. At most 250.
+        risk_min: At least this probability of fraud, 0 to 1.
+        risk_max: At most this probability of fraud, 0 to 1.
+        off_session: Whether the payer is absent.
+        processors: A token at an account of one of these processors. At most 8.
+        weekdays: On one of these days, in UTC: 1 is Monday, 7 is Sunday.
+        hour_from: From this hour of the day on, in UTC, 0 to 23. Where it is not before
+            hour_before, the hours run over midnight.
+        hour_before: Before this hour of the day, in UTC, 1 to 24.
+    """
+
+    minor_units_min: int | None = None
+    minor_units_max: int | None = None
+    currency_codes: tuple[str, ...] = ()
+    countries: tuple[str, ...] = ()
+    risk_min: float | None = None
+    risk_max: float | None = None
+    off_session: bool | None = None
+    processors: tuple[Processor, ...] = ()
+    weekdays: tuple[int, ...] = ()
+    hour_from: int | None = None
+    hour_before: int | None = None
+
+
+class RoutingRuleAction(Word, prefix="ACTION_"):
+    """What becomes of the accounts.
+
+    Values may be added.
+
+    Attributes:
+        UNSPECIFIED: Not stated; never valid.
+        EXCLUDE: They are left out.
+        REQUIRE: All others are left out.
+        PREFER: They stand first, in this order, where they are eligible and work. Of several such
+            rules the first decides.
+    """
+
+    UNSPECIFIED = "UNSPECIFIED"
+    EXCLUDE = "EXCLUDE"
+    REQUIRE = "REQUIRE"
+    PREFER = "PREFER"
+
+
+@dataclass(frozen=True)
+class RoutingRule:
+    """A rule: what it does to accounts when all it asks holds.
+
+    Attributes:
+        rule_id: The merchant's name for it: a capital letter, then capital letters, digits and _,
+            at most 40.
+        condition: What is asked; every payment matches when absent.
+        action: What becomes of the accounts.
+        processor_account_ids: The accounts. 1 to 32.
+        disabled: True: it is kept and not asked.
+    """
+
+    rule_id: str = ""
+    condition: RoutingCondition | None = None
+    action: RoutingRuleAction = RoutingRuleAction.UNSPECIFIED
+    processor_account_ids: tuple[str, ...] = ()
+    disabled: bool = False
+
+
+@dataclass(frozen=True)
+class SplitShare:
+    """One account's share.
+
+    Attributes:
+        processor_account_id: The account.
+        percent: How many of 100 payments. 1 to 100.
+    """
+
+    processor_account_id: str = ""
+    percent: int = 0
+
+
+@dataclass(frozen=True)
+class VolumeSplit:
+    """Shares of the volume that accounts get, for payments that match.
+
+    The account is drawn by a hash of the payment. One that can't make the charge, or whose
+    processor fails, leaves its share to the others in proportion; when none is left, the next split
+    is asked.
+
+    Attributes:
+        rule_id: The merchant's name for it, as a rule's.
+        condition: What is asked; every payment matches when absent.
+        shares: The shares, 100 percent together. 1 to 8.
+        disabled: True: it is kept and not asked.
+    """
+
+    rule_id: str = ""
+    condition: RoutingCondition | None = None
+    shares: tuple[SplitShare, ...] = ()
+    disabled: bool = False
+
+
+@dataclass(frozen=True)
+class AmountRange:
+    """Smallest and largest amount of one currency.
+
+    Attributes:
+        currency_code: The currency.
+        minor_units_min: At least so many minor units.
+        minor_units_max: At most so many minor units; not limited when 0.
+    """
+
+    currency_code: str = ""
+    minor_units_min: int = 0
+    minor_units_max: int = 0
+
+
+@dataclass(frozen=True)
+class AccountLimit:
+    """What one account may be used for.
+
+    What is not stated is not limited.
+
+    Attributes:
+        processor_account_id: The account.
+        amounts: Smallest and largest amounts per currency; other currencies are not limited. At
+            most 20.
+        countries: Only payers in these countries, ISO 3166-1 alpha-2. A payer whose country is not
+            told is not limited. At most 250.
+    """
+
+    processor_account_id: str = ""
+    amounts: tuple[AmountRange, ...] = ()
+    countries: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RoutingPolicyTerms:
+    """What a merchant wants.
+
+    Attributes:
+        kill_switch: True: the static order for everything, whatever else stands here. Eligibility
+            still holds.
+        mode: Who puts an account first.
+        canary_percent: With MODE_CANARY: for how many of 100 payers the learner decides. A payer is
+            known by the instrument's fingerprint, without one by its tokens. 0 to 100.
+        holdout_percent: With MODE_LIVE: how many of 100 payers get the static order all the same,
+            to compare with. 0 to 50.
+        static_order: Accounts, best first; those that are missing follow in the merchant's own
+            order. At most 32.
+        rules: Rules, each with a rule_id of its own. At most 100.
+        splits: Volume splits, each with a rule_id that no rule has; the first that matches is drawn
+            from. At most 20.
+        limits: What single accounts may be used for. At most 32.
+        fee_basis_points_max: Accounts whose fee is more of the amount than this are left out, in 1
+            of 10,000; no cap when 0. 0 to 10000.
+        exploration_basis_points: How much of what the static order is expected to bring may be lent
+            to trying accounts that are not yet known to be as good, in 1 of 10,000; the service's
+            own rate when absent. 0 to 1000.
+    """
+
+    kill_switch: bool = False
+    mode: RoutingPolicyTermsMode = RoutingPolicyTermsMode.UNSPECIFIED
+    canary_percent: int = 0
+    holdout_percent: int = 0
+    static_order: tuple[str, ...] = ()
+    rules: tuple[RoutingRule, ...] = ()
+    splits: tuple[VolumeSplit, ...] = ()
+    limits: tuple[AccountLimit, ...] = ()
+    fee_basis_points_max: int = 0
+    exploration_basis_points: int | None = None
+
+
+@dataclass(frozen=True)
+class RoutingPolicy:
+    """One version of a merchant's routing policy.
+
+    Attributes:
+        terms: What it says.
+        version: Counts the changes from 1.
+        note: Why it was changed.
+        create_time: Since when it is in force; absent for what every merchant begins with.
+        create_actor: Who put it in force: the subject of the token; empty for what every merchant
+            begins with.
+        etag: Changes with every change; UpdateRoutingPolicy asks for it.
+    """
+
+    terms: RoutingPolicyTerms | None = None
+    version: int = 0
+    note: str = ""
+    create_time: datetime | None = None
+    create_actor: str = ""
+    etag: str = ""
+
+
+@dataclass(frozen=True)
+class ListRoutingPoliciesResponse:
+    """A page of versions.
+
+    Attributes:
+        policies: The versions, newest first; the last is what every merchant begins with.
+        next_page_token: Ask with it for the next page; empty at the end.
+    """
+
+    policies: tuple[RoutingPolicy, ...] = ()
+    next_page_token: str = ""
+
+
+@dataclass(frozen=True)
+class DryRunExclusion:
+    """One obstacle, before and after.
+
+    Attributes:
+        code: Its code, for instance RULE_EXCLUDED.
+        stored: How many accounts had it.
+        proposed: How many would have it.
+    """
+
+    code: str = ""
+    stored: int = 0
+    proposed: int = 0
+
+
+@dataclass(frozen=True)
+class DryRunMatch:
+    """One rule or split.
+
+    Attributes:
+        rule_id: The rule or split.
+        decisions: How many decisions it would match.
+    """
+
+    rule_id: str = ""
+    decisions: int = 0
+
+
+@dataclass(frozen=True)
+class DryRunChange:
+    """Decisions whose first place would change in the same way.
+
+    Attributes:
+        stored_account_id: What stood first; empty when nothing did.
+        proposed_account_id: What would; empty when nothing would.
+        decisions: How many.
+        decision_ids: Some of them, to look at. At most 10.
+    """
+
+    stored_account_id: str = ""
+    proposed_account_id: str = ""
+    decisions: int = 0
+    decision_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class DryRunDifference:
+    """What the first places of one currency's decisions take and bring, by what is believed now.
+
+    Decisions with no first place, before or after, are not counted.
+
+    Attributes:
+        decisions: How many decisions.
+        amount: What they were to charge.
+        stored_fee: What the fees of the first places were.
+        proposed_fee: What the fees of the first places would be.
+        stored_success: Mean of the expected success of the first places as they were, 0 to 1.
+        proposed_success: Mean of the expected success of the first places as they would be, 0 to 1.
+    """
+
+    decisions: int = 0
+    amount: Money = Money()
+    stored_fee: Money = Money()
+    proposed_fee: Money = Money()
+    stored_success: float = 0.0
+    proposed_success: float = 0.0
+
+
+@dataclass(frozen=True)
+class DryRunRoutingPolicyResponse:
+    """What other terms would have done.
+
+    Attributes:
+        decisions: How many decisions were decided again.
+        skipped: How many were left out: an earlier release made them and kept too little.
+        changed: How many would have another first place, or none, or one where there was none.
+        unroutable_stored: How many had no account left when they were decided.
+        unroutable_proposed: How many would have no account left.
+        exclusions: By code: how many accounts were left out, and would be.
+        matches: Every rule and split, and how many decisions it would match.
+        changes: What stands first now and then, most frequent first. At most 100.
+        differences: Per currency: what the first places would take and bring.
+        next_cursor: Ask with it for earlier decisions; empty when there are none.
+    """
+
+    decisions: int = 0
+    skipped: int = 0
+    changed: int = 0
+    unroutable_stored: int = 0
+    unroutable_proposed: int = 0
+    exclusions: tuple[DryRunExclusion, ...] = ()
+    matches: tuple[DryRunMatch, ...] = ()
+    changes: tuple[DryRunChange, ...] = ()
+    differences: tuple[DryRunDifference, ...] = ()
+    next_cursor: str = ""
+
+
+@dataclass(frozen=True)
+class ShareInterval:
+    """An estimated share with its interval.
+
+    Attributes:
+        value: The estimate.
+        low: Lower end of the 95 % interval.
+        high: Upper end of the 95 % interval.
+    """
+
+    value: float = 0.0
+    low: float = 0.0
+    high: float = 0.0
+
+
+@dataclass(frozen=True)
+class RoutingWorth:
+    """What routing is worth per charge.
+
+    Attributes:
+        conversion: Share of charges that succeed at the first try.
+        net_value: Share of the amount that is left after failures and fees.
+    """
+
+    conversion: ShareInterval | None = None
+    net_value: ShareInterval | None = None
+
+
+class OffPolicyEstimateEstimator(Word, prefix="ESTIMATOR_"):
+    """How it was made.
+
+    Values may be added.
+
+    Attributes:
+        UNSPECIFIED: Not stated; never sent.
+        IPS: Inverse propensity score: unbiased, wide.
+        SNIPS: Self-normalised inverse propensity score: narrower, a little biased.
+        DM: Direct method: what a model of outcomes expects. Narrow, as biased as the model.
+        DR: Doubly robust: the model, corrected by the weighted outcomes.
+    """
+
+    UNSPECIFIED = "UNSPECIFIED"
+    IPS = "IPS"
+    SNIPS = "SNIPS"
+    DM = "DM"
+    DR = "DR"
+
+
+@dataclass(frozen=True)
+class OffPolicyEstimate:
+    """What some terms would have earned, by one estimator.
+
+    Attributes:
+        estimator: How it was made.
+        worth: What it says.
+    """
+
+    estimator: OffPolicyEstimateEstimator = OffPolicyEstimateEstimator.UNSPECIFIED
+    worth: RoutingWorth | None = None
+
+
+class EvaluateRoutingPolicyResponseCaution(Word, prefix="CAUTION_"):
+    """Why the figures deserve less trust than their intervals say.
+
+    Values may be added.
+
+    Attributes:
+        UNSPECIFIED: Not stated; never sent.
+        THIN_SUPPORT: Too few of the decisions that the other terms would make were made.
+        UNSUPPORTED_ACCOUNTS: The other terms choose accounts that could not have stood first then:
+            IPS and SNIPS count those charges as worth nothing, DM and DR guess them.
+    """
+
+    UNSPECIFIED = "UNSPECIFIED"
+    THIN_SUPPORT = "THIN_SUPPORT"
+    UNSUPPORTED_ACCOUNTS = "UNSUPPORTED_ACCOUNTS"
+
+
+@dataclass(frozen=True)
+class EvaluateRoutingPolicyResponse:
+    """How well other terms would have done, told from first places and first tries alone.
+
+    Attributes:
+        decisions: How many decisions with an outcome the estimates are of.
+        skipped: How many with an outcome were left out: an earlier release made them and kept too
+            little, or nothing can be learned of how they ended.
+        logged: What was earned as it was served.
+        estimates: What would have been earned, by several estimators.
+        effective_decisions: How many of the other terms' own decisions the log is worth; far fewer
+            than decisions: trust little.
+        unsupported_share: Share of charges that the other terms give to accounts that could not
+            have stood first, 0 to 1.
+        cautions: What to know before trusting it.
+    """
+
+    decisions: int = 0
+    skipped: int = 0
+    logged: RoutingWorth | None = None
+    estimates: tuple[OffPolicyEstimate, ...] = ()
+    effective_decisions: float = 0.0
+    unsupported_share: float = 0.0
+    cautions: tuple[EvaluateRoutingPolicyResponseCaution, ...] = ()
+
+
+@dataclass(frozen=True)
+class NamedValue:
+    """One number with its name.
+
+    Attributes:
+        name: What it is, for instance "log_amount".
+        value: The number; unitless.
+    """
+
+    name: str = ""
+    value: float = 0.0
+
+
+@dataclass(frozen=True)
+class KnownOutcome:
+    """What became of one try.
+
+    Attributes:
+        attempt_index: Which try of the decision it was, from 0.
+        processor_account_id: The account that was tried.
+        outcome: What happened.
+    """
+
+    attempt_index: int = 0
+    processor_account_id: str = ""
+    outcome: Outcome = Outcome.UNSPECIFIED
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why a decision is as it is.
+
+    Attributes:
+        decision: The decision: the accounts in their order with their numbers, and those that were
+            left out.
+        mode: The mode of the policy that was in force.
+        steps: How it came about, step by step, a sentence each.
+        context: The vector the learner saw, by name.
+        static_order: The static order among the eligible accounts, as it was.
+        outcomes: What became of it, try by try, as far as it is known.
+    """
+
+    decision: Decision | None = None
+    mode: RoutingPolicyTermsMode = RoutingPolicyTermsMode.UNSPECIFIED
+    steps: tuple[str, ...] = ()
+    context: tuple[NamedValue, ...] = ()
+    static_order: tuple[str, ...] = ()
+    outcomes: tuple[KnownOutcome, ...] = ()
+
+
+@dataclass(frozen=True)
+class AccountStatus:
+    """What is known of one account.
+
+    Attributes:
+        processor_account_id: The account.
+        processor: Its processor.
+        enabled: False while it takes no new charges.
+        outcomes: How many outcomes of this merchant at this account were learned.
+        effective_outcomes: How many outcomes' worth those still count, for what is old is forgotten
+            little by little.
+        effective_successes: How many successes' worth are in them.
+        breaker_state: Whether its processor is believed to work.
+        breaker_time: Since when; absent when it always was so.
+        breaker_channel: What made the breaker open: "technical" or "decline"; empty while it is
+            closed.
+    """
+
+    processor_account_id: str = ""
+    processor: Processor = Processor.UNSPECIFIED
+    enabled: bool = False
+    outcomes: int = 0
+    effective_outcomes: float = 0.0
+    effective_successes: float = 0.0
+    breaker_state: BreakerState = BreakerState.UNSPECIFIED
+    breaker_time: datetime | None = None
+    breaker_channel: str = ""
+
+
+@dataclass(frozen=True)
+class RoutingComparison:
+    """The learner against the static order.
+
+    Counted is each payer's first payment under the policy in force; a hash of the payer drew who
+    routed it.
+
+    Attributes:
+        learner_tries: Payers whose first try the learner chose and whose outcome is known.
+        learner_succeeded: How many of them succeeded.
+        static_tries: Payers of the holdout, or of the canaries' control, whose first outcome is
+            known.
+        static_succeeded: How many of them succeeded.
+        difference: Conversion of the learner less that of the static order, -1 to 1.
+        difference_low: Lower end of its 95 % interval, which holds however often it is looked at.
+        difference_high: Upper end of the interval.
+        p_value: Chance that luck alone would ever have shown this much, 0 to 1.
+        net_value_difference: Share of the amount that the learner left after failures and fees,
+            less that of the static order, -1 to 1.
+        net_value_difference_low: Lower end of its 95 % interval, which holds however often it is
+            looked at.
+        net_value_difference_high: Upper end of the interval.
+    """
+
+    learner_tries: int = 0
+    learner_succeeded: int = 0
+    static_tries: int = 0
+    static_succeeded: int = 0
+    difference: float = 0.0
+    difference_low: float = 0.0
+    difference_high: float = 0.0
+    p_value: float = 0.0
+    net_value_difference: float = 0.0
+    net_value_difference_low: float = 0.0
+    net_value_difference_high: float = 0.0
+
+
+@dataclass(frozen=True)
+class RoutingStatus:
+    """How a merchant's routing is doing.
+
+    Attributes:
+        routing_policy_version: The version of the routing policy in force; 1 is what every merchant
+            begins with.
+        kill_switch: True while the kill switch is on.
+        mode: The mode in force.
+        learner: The learner, for instance "linucb".
+        accounts: The merchant's accounts, in its static order.
+        exploration_tokens: What may be lent now to trying accounts that are not yet known to be as
+            good as the static order's, in average payments; negative while chance has taken more
+            than was saved.
+        comparison: The learner against the static order; absent while nothing was compared.
+    """
+
+    routing_policy_version: int = 0
+    kill_switch: bool = False
+    mode: RoutingPolicyTermsMode = RoutingPolicyTermsMode.UNSPECIFIED
+    learner: str = ""
+    accounts: tuple[AccountStatus, ...] = ()
+    exploration_tokens: float = 0.0
+    comparison: RoutingComparison | None = None
+
+
 class ScoreRequest(TypedDict):
     """Asks for one score.
 
@@ -2440,6 +3155,10 @@ class CreatePaymentRequest(TypedDict):
         confirm_later: True: store it now and charge it with ConfirmPayment, for instance once the
             payer has chosen a rail. Fraud and router are asked then.
         instrument_id: A saved instrument of a customer, in place of instrument.
+        terminal_id: The point of sale, shop or sub-merchant, for fraud. When absent, the merchant
+            itself counts as the one place of sale. At most 64 characters.
+        country: The country of the payer's billing address, for fraud: ISO 3166-1 alpha-2, for
+            instance DE.
     """
 
     amount: Required[Money]
@@ -2458,3 +3177,5 @@ class CreatePaymentRequest(TypedDict):
     metadata: NotRequired[Mapping[str, str]]
     confirm_later: NotRequired[bool]
     instrument_id: NotRequired[str]
+    terminal_id: NotRequired[str]
+    country: NotRequired[str]

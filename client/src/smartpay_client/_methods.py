@@ -176,6 +176,30 @@ DISABLE_PROCESSOR_ACCOUNT = Method(
     deadline_seconds=10.0,
     needs_key=False,
 )
+DRY_RUN_ROUTING_POLICY = Method(
+    "DryRunRoutingPolicy",
+    "POST",
+    "/v1/route/policy:dry_run",
+    Idempotency.NO_SIDE_EFFECTS,
+    deadline_seconds=30.0,
+    needs_key=False,
+)
+EVALUATE_ROUTING_POLICY = Method(
+    "EvaluateRoutingPolicy",
+    "POST",
+    "/v1/route/policy:evaluate",
+    Idempotency.NO_SIDE_EFFECTS,
+    deadline_seconds=30.0,
+    needs_key=False,
+)
+EXPLAIN_DECISION = Method(
+    "ExplainDecision",
+    "GET",
+    "/v1/route/{decision_id}:explain",
+    Idempotency.NO_SIDE_EFFECTS,
+    deadline_seconds=2.0,
+    needs_key=False,
+)
 EXPORT_LEDGER_ENTRIES = Method(
     "ExportLedgerEntries",
     "GET",
@@ -294,6 +318,22 @@ GET_REWARD = Method(
     "/v1/rewards/{payment_id}",
     Idempotency.NO_SIDE_EFFECTS,
     deadline_seconds=2.0,
+    needs_key=False,
+)
+GET_ROUTING_POLICY = Method(
+    "GetRoutingPolicy",
+    "GET",
+    "/v1/route/policy",
+    Idempotency.NO_SIDE_EFFECTS,
+    deadline_seconds=5.0,
+    needs_key=False,
+)
+GET_ROUTING_STATUS = Method(
+    "GetRoutingStatus",
+    "GET",
+    "/v1/route/status",
+    Idempotency.NO_SIDE_EFFECTS,
+    deadline_seconds=5.0,
     needs_key=False,
 )
 GET_RULE_SET = Method(
@@ -415,6 +455,22 @@ LIST_REWARDS = Method(
     "ListRewards",
     "GET",
     "/v1/rewards",
+    Idempotency.NO_SIDE_EFFECTS,
+    deadline_seconds=5.0,
+    needs_key=False,
+)
+LIST_ROUTING_AUDIT_RECORDS = Method(
+    "ListRoutingAuditRecords",
+    "GET",
+    "/v1/route/audit",
+    Idempotency.NO_SIDE_EFFECTS,
+    deadline_seconds=5.0,
+    needs_key=False,
+)
+LIST_ROUTING_POLICIES = Method(
+    "ListRoutingPolicies",
+    "GET",
+    "/v1/route/policy/versions",
     Idempotency.NO_SIDE_EFFECTS,
     deadline_seconds=5.0,
     needs_key=False,
@@ -606,12 +662,28 @@ UPDATE_MERCHANT = Method(
     deadline_seconds=5.0,
     needs_key=False,
 )
+UPDATE_PAYMENT = Method(
+    "UpdatePayment",
+    "POST",
+    "/v1/payments/{payment_id}:update",
+    Idempotency.IDEMPOTENT,
+    deadline_seconds=5.0,
+    needs_key=False,
+)
 UPDATE_PROCESSOR_ACCOUNT = Method(
     "UpdateProcessorAccount",
     "POST",
     "/v1/processor_accounts/{processor_account_id}:update",
     Idempotency.IDEMPOTENT,
     deadline_seconds=10.0,
+    needs_key=False,
+)
+UPDATE_ROUTING_POLICY = Method(
+    "UpdateRoutingPolicy",
+    "POST",
+    "/v1/route/policy:update",
+    Idempotency.IDEMPOTENT,
+    deadline_seconds=5.0,
     needs_key=False,
 )
 UPDATE_RULE_SET = Method(

@@ -17,7 +17,10 @@ from smartpay_client._contract import (
     Customer,
     Decision,
     Dispute,
+    DryRunRoutingPolicyResponse,
     Erasure,
+    EvaluateRoutingPolicyResponse,
+    Explanation,
     ExportFormat,
     FraudAuditRecord,
     FraudPolicy,
@@ -37,6 +40,8 @@ from smartpay_client._contract import (
     ListRefundsResponse,
     ListReviewsResponse,
     ListRewardsResponse,
+    ListRoutingAuditRecordsResponse,
+    ListRoutingPoliciesResponse,
     ListRuleFieldsResponse,
     ListRuleSetsResponse,
     ListScreeningEntriesResponse,
@@ -62,6 +67,10 @@ from smartpay_client._contract import (
     ReviewResolution,
     ReviewState,
     Reward,
+    RoutingAuditRecord,
+    RoutingPolicy,
+    RoutingPolicyTerms,
+    RoutingStatus,
     Rule,
     RuleField,
     RuleSet,
@@ -157,6 +166,67 @@ class Payments(Resource):
         return self._pages(
             ListPaymentsResponse, lambda page: page.payments, methods.LIST_PAYMENTS, options, fields
         )
+
+    def update(
+        self,
+        payment_id: str,
+        etag: str,
+        *,
+        amount: Money | None = None,
+        instrument: AnyInstrument | None = None,
+        instrument_id: str | None = None,
+        customer_id: str | None = None,
+        device_id: str | None = None,
+        ip_address: str | None = None,
+        country: str | None = None,
+        statement_descriptor: str | None = None,
+        description: str | None = None,
+        reward_wallet: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        **options: Unpack[CallOptions],
+    ) -> Payment:
+        r"""Changes what a payment asks for, before it is charged: only while it requires confirmation and nothing was tried.
+
+        Fields that are absent stay as they are. An earlier decision_id is dropped when amount or
+        instrument change, because it was made for the old ones. ABORTED (409) when somebody else
+        changed the payment since it was read.
+
+        Args:
+            payment_id: The payment.
+            etag: The etag of the payment as it was read, so that nobody else's change is lost.
+            amount: What the payer is to pay, in place of the amount before.
+            instrument: What the payer pays with, in place of the instrument before. Not together
+                with instrument_id.
+            instrument_id: A saved instrument of a customer, in place of the instrument before.
+            customer_id: The merchant's own id of the payer. At most 64 characters.
+            device_id: The payer's device. At most 64 characters.
+            ip_address: The payer's IPv4 or IPv6 address.
+            country: The country of the payer's billing address: ISO 3166-1 alpha-2.
+            statement_descriptor: What the payer reads on the statement. At most 22 characters, none
+                of <>\'"*.
+            description: A note for the merchant's own people. At most 255 characters.
+            reward_wallet: The Solana wallet that gets the reward; empty for the configured default.
+                Base58.
+            metadata: Pairs to set; one with an empty value is removed. At most 20 stay, keys 1 to
+                40 characters, values at most 200.
+            **options: see CallOptions.
+        """
+        fields: dict[str, object] = {
+            "payment_id": payment_id,
+            "etag": etag,
+            "amount": amount,
+            "instrument": as_instrument(instrument),
+            "instrument_id": instrument_id,
+            "customer_id": customer_id,
+            "device_id": device_id,
+            "ip_address": ip_address,
+            "country": country,
+            "statement_descriptor": statement_descriptor,
+            "description": description,
+            "reward_wallet": reward_wallet,
+            "metadata": metadata,
+        }
+        return self._ask(Payment, methods.UPDATE_PAYMENT, options, fields)
 
     def confirm(
         self,
@@ -1730,6 +1800,8 @@ class Route(Resource):
         instrument: AnyInstrument,
         *,
         risk: float | None = None,
+        country: str | None = None,
+        off_session: bool | None = None,
         **options: Unpack[CallOptions],
     ) -> Decision:
         """Ranks the processor accounts that can charge this instrument.
@@ -1742,12 +1814,17 @@ class Route(Resource):
             amount: What is to be charged.
             instrument: What the payer pays with. Only accounts with a token here are eligible.
             risk: Probability of fraud, 0 to 1, as context for the ranking; 0 when unknown.
+            country: Where the payer is: ISO 3166-1 alpha-2, for instance "DE"; empty when unknown.
+            off_session: True when the payer is not there to act. Accounts that need the payer's
+                wallet are left out.
             **options: see CallOptions.
         """
         fields: dict[str, object] = {
             "amount": amount,
             "instrument": as_instrument(instrument),
             "risk": risk,
+            "country": country,
+            "off_session": off_session,
         }
         return self._ask(Decision, methods.DECIDE, options, fields)
 
@@ -1789,6 +1866,184 @@ class Route(Resource):
             "attempt_index": attempt_index,
         }
         self._tell(methods.RECORD_OUTCOME, options, fields)
+
+
+class RoutingPolicies(Resource):
+    """Keeps the merchant's routing policy, every version of it, and tries another one on what was decided before.
+
+    A decision goes this way: the kill switch, then eligibility with the policy's rules, then rules
+    that prefer accounts, then volume splits, then the mode.
+    """
+
+    def get(self, *, version: int | None = None, **options: Unpack[CallOptions]) -> RoutingPolicy:
+        """Shows the policy in force, or an earlier version of it.
+
+        A merchant that never changed it has version 1: live, by the order of its accounts.
+
+        Args:
+            version: Which version; the one in force when 0.
+            **options: see CallOptions.
+        """
+        fields: dict[str, object] = {"version": version}
+        return self._ask(RoutingPolicy, methods.GET_ROUTING_POLICY, options, fields)
+
+    def versions(
+        self, *, page_size: int = limits.PAGE_SIZE, **options: Unpack[CallOptions]
+    ) -> Iterator[RoutingPolicy]:
+        """Lists the versions of the merchant's policy, newest first.
+
+        Args:
+            page_size: How many per call.
+            **options: see CallOptions.
+        """
+        fields: dict[str, object] = {"page_size": page_size}
+        return self._pages(
+            ListRoutingPoliciesResponse,
+            lambda page: page.policies,
+            methods.LIST_ROUTING_POLICIES,
+            options,
+            fields,
+        )
+
+    def update(
+        self,
+        etag: str,
+        terms: RoutingPolicyTerms,
+        *,
+        note: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> RoutingPolicy:
+        """Puts other terms in force, all at once, as the next version.
+
+        The next decision follows them.
+
+        Args:
+            etag: The etag of the policy as it was read, so that nobody else's change is lost.
+            terms: All terms from now on.
+            note: Why. At most 200 characters.
+            **options: see CallOptions.
+        """
+        fields: dict[str, object] = {"etag": etag, "terms": terms, "note": note}
+        return self._ask(RoutingPolicy, methods.UPDATE_ROUTING_POLICY, options, fields)
+
+    def dry_run(
+        self,
+        terms: RoutingPolicyTerms,
+        *,
+        decisions_max: int | None = None,
+        cursor: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> DryRunRoutingPolicyResponse:
+        """Decides past payments again by other terms, and tells what would have changed.
+
+        Each is decided by what the learner believes now, with the fees of then. Nothing goes live.
+        Newest first; all figures are of the decisions of this call, so those of several calls add
+        up.
+
+        Args:
+            terms: All terms as they would be.
+            decisions_max: How many decisions this call decides again at most; 1000 when 0. At most
+                10000.
+            cursor: next_cursor of the call before, to go on where it ended.
+            **options: see CallOptions.
+        """
+        fields: dict[str, object] = {
+            "terms": terms,
+            "decisions_max": decisions_max,
+            "cursor": cursor,
+        }
+        return self._ask(
+            DryRunRoutingPolicyResponse, methods.DRY_RUN_ROUTING_POLICY, options, fields
+        )
+
+    def evaluate(
+        self,
+        terms: RoutingPolicyTerms,
+        *,
+        decisions_max: int | None = None,
+        **options: Unpack[CallOptions],
+    ) -> EvaluateRoutingPolicyResponse:
+        """Estimates from logged outcomes how well other terms would have done, before they go live.
+
+        Off-policy evaluation: every logged decision tells how probable its first place was, so that
+        outcomes can be weighed by how probable they would be under the other terms. Where those let
+        the learner choose, it chooses by what it believes now, some of which these very outcomes
+        have taught: that flatters it a little.
+
+        Args:
+            terms: All terms as they would be.
+            decisions_max: How many decisions with an outcome are read at most, newest first; 5000
+                when 0. At most 20000.
+            **options: see CallOptions.
+        """
+        fields: dict[str, object] = {"terms": terms, "decisions_max": decisions_max}
+        return self._ask(
+            EvaluateRoutingPolicyResponse, methods.EVALUATE_ROUTING_POLICY, options, fields
+        )
+
+
+class RoutingEvidence(Resource):
+    """Explains decisions, and tells what was learned of the merchant's accounts."""
+
+    def explain(self, decision_id: str, **options: Unpack[CallOptions]) -> Explanation:
+        """Explains one decision: every account, every number, every rule that matched.
+
+        Args:
+            decision_id: The decision.
+            **options: see CallOptions.
+        """
+        fields: dict[str, object] = {"decision_id": decision_id}
+        return self._ask(Explanation, methods.EXPLAIN_DECISION, options, fields)
+
+    def status(self, **options: Unpack[CallOptions]) -> RoutingStatus:
+        """Shows what was learned of the merchant's accounts, whether their processors work, and how the learner compares with the static order; as this replica sees it.
+
+        Outcomes of other merchants teach about a processor, too, and are never shown.
+
+        Args:
+            **options: see CallOptions.
+        """
+        fields: dict[str, object] = {}
+        return self._ask(RoutingStatus, methods.GET_ROUTING_STATUS, options, fields)
+
+
+class RoutingAudit(Resource):
+    """Tells who changed the routing policy, and when."""
+
+    def list(
+        self,
+        *,
+        page_size: int = limits.PAGE_SIZE,
+        subject_id: str | None = None,
+        actor: str | None = None,
+        action: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> Iterator[RoutingAuditRecord]:
+        """Lists the merchant's records about routing, newest first.
+
+        A record is stored with the change it tells of, in one transaction, and is never changed.
+
+        Args:
+            page_size: How many per call.
+            subject_id: Only of this subject; all when empty.
+            actor: Only by this actor; all when empty.
+            action: Only this action, for instance "RoutingPoliciesService.UpdateRoutingPolicy"; all
+                when empty.
+            **options: see CallOptions.
+        """
+        fields: dict[str, object] = {
+            "page_size": page_size,
+            "subject_id": subject_id,
+            "actor": actor,
+            "action": action,
+        }
+        return self._pages(
+            ListRoutingAuditRecordsResponse,
+            lambda page: page.records,
+            methods.LIST_ROUTING_AUDIT_RECORDS,
+            options,
+            fields,
+        )
 
 
 class Rewards(Resource):

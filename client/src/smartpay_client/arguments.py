@@ -39,9 +39,9 @@ def pairs(values: Mapping[str, str] | None) -> list[str] | None:
     return None if values is None else [f"{name}={value}" for name, value in values.items()]
 
 
-def as_instrument(value: AnyInstrument) -> Instrument:
+def as_instrument(value: AnyInstrument | None) -> Instrument | None:
     """Takes an instrument in its short form as well: token by processor account."""
-    if isinstance(value, Instrument):
+    if value is None or isinstance(value, Instrument):
         return value
     return Instrument(tuple(ProcessorToken(account, token) for account, token in value.items()))
 

@@ -140,6 +140,9 @@ class Client:
         self.fraud_model = _resources.FraudModel(self._connection)
         self.fraud_audit = _resources.FraudAudit(self._connection)
         self.route = _resources.Route(self._connection)
+        self.routing_policy = _resources.RoutingPolicies(self._connection)
+        self.routing_evidence = _resources.RoutingEvidence(self._connection)
+        self.routing_audit = _resources.RoutingAudit(self._connection)
         self.rewards = _resources.Rewards(self._connection)
         self.chat = Chat(self._connection)
 
@@ -229,6 +232,9 @@ class AsyncClient:
         self.fraud_model = _async_resources.AsyncFraudModel(self._connection)
         self.fraud_audit = _async_resources.AsyncFraudAudit(self._connection)
         self.route = _async_resources.AsyncRoute(self._connection)
+        self.routing_policy = _async_resources.AsyncRoutingPolicies(self._connection)
+        self.routing_evidence = _async_resources.AsyncRoutingEvidence(self._connection)
+        self.routing_audit = _async_resources.AsyncRoutingAudit(self._connection)
         self.rewards = _async_resources.AsyncRewards(self._connection)
         self.chat = AsyncChat(self._connection)
 

@@ -49,6 +49,31 @@ _RULE = {
     "message": "A large payment from a device this customer never used.",
 }
 
+_ROUTING_TERMS = {
+    "mode": "MODE_LIVE",
+    "holdoutPercent": 5,
+    "staticOrder": [_PRIMARY, _BACKUP],
+    "rules": [
+        {
+            "ruleId": "LARGE_AT_THE_FIRST",
+            "condition": {"minorUnitsMin": "50000", "currencyCodes": ["USD"]},
+            "action": "ACTION_PREFER",
+            "processorAccountIds": [_PRIMARY],
+        }
+    ],
+    "splits": [
+        {
+            "ruleId": "COMMITTED_VOLUME",
+            "condition": {"countries": ["DE"]},
+            "shares": [
+                {"processorAccountId": _PRIMARY, "percent": 80},
+                {"processorAccountId": _BACKUP, "percent": 20},
+            ],
+        }
+    ],
+    "feeBasisPointsMax": 700,
+}
+
 EXAMPLES: Mapping[str, Mapping[str, Any]] = {
     "smartpay.assistant.v1.AssistantService.Ask": {"message": "How much did I take today?"},
     "smartpay.assistant.v1.AssistantService.Chat": {
@@ -183,6 +208,7 @@ EXAMPLES: Mapping[str, Mapping[str, Any]] = {
             "cascadeSeconds": 20,
             "rewardsEnabled": True,
             "rewardVestingSeconds": "1209600",
+            "merchantCategory": "7922",
         },
     },
     "smartpay.payments.v1.PaymentsService.CancelPayment": {"paymentId": _PAYMENT},
@@ -199,6 +225,8 @@ EXAMPLES: Mapping[str, Mapping[str, Any]] = {
         "customerId": "customer-7",
         "deviceId": "device-7",
         "ipAddress": "203.0.113.7",
+        "terminalId": "box-office",
+        "country": "DE",
         "description": "Two tickets",
     },
     "smartpay.payments.v1.PaymentsService.GetPayment": {"paymentId": _PAYMENT},
@@ -221,6 +249,12 @@ EXAMPLES: Mapping[str, Mapping[str, Any]] = {
         "paymentId": _PAYMENT,
         "verdict": "VERDICT_APPROVE",
         "note": "Called the payer.",
+    },
+    "smartpay.payments.v1.PaymentsService.UpdatePayment": {
+        "paymentId": _PAYMENT,
+        "etag": '"1"',
+        "amount": _AMOUNT,
+        "description": "Three tickets",
     },
     "smartpay.payments.v1.ProcessorAccountsService.AddWebhookSecret": {
         "processorAccountId": _ACCOUNT,
@@ -286,12 +320,33 @@ EXAMPLES: Mapping[str, Mapping[str, Any]] = {
     "smartpay.rewards.v1.RewardsService.GetReward": {"paymentId": _PAYMENT},
     "smartpay.rewards.v1.RewardsService.Grant": {"paymentId": _PAYMENT},
     "smartpay.rewards.v1.RewardsService.ListRewards": {"pageSize": 20},
-    "smartpay.router.v1.RouterService.Decide": {"amount": _AMOUNT, "instrument": _INSTRUMENT},
+    "smartpay.router.v1.RouterService.Decide": {
+        "amount": _AMOUNT,
+        "instrument": _INSTRUMENT,
+        "country": "DE",
+    },
     "smartpay.router.v1.RouterService.GetDecision": {"decisionId": _DECISION},
     "smartpay.router.v1.RouterService.RecordOutcome": {
         "decisionId": _DECISION,
         "attemptIndex": 0,
         "processorAccountId": _PRIMARY,
         "outcome": "OUTCOME_SUCCEEDED",
+    },
+    "smartpay.router.v1.RoutingAuditService.ListRoutingAuditRecords": {"pageSize": 20},
+    "smartpay.router.v1.RoutingEvidenceService.ExplainDecision": {"decisionId": _DECISION},
+    "smartpay.router.v1.RoutingEvidenceService.GetRoutingStatus": {},
+    "smartpay.router.v1.RoutingPoliciesService.DryRunRoutingPolicy": {
+        "terms": _ROUTING_TERMS,
+        "decisionsMax": 500,
+    },
+    "smartpay.router.v1.RoutingPoliciesService.EvaluateRoutingPolicy": {
+        "terms": {"mode": "MODE_LIVE"}
+    },
+    "smartpay.router.v1.RoutingPoliciesService.GetRoutingPolicy": {},
+    "smartpay.router.v1.RoutingPoliciesService.ListRoutingPolicies": {"pageSize": 20},
+    "smartpay.router.v1.RoutingPoliciesService.UpdateRoutingPolicy": {
+        "etag": '"1"',
+        "terms": _ROUTING_TERMS,
+        "note": "Large payments where they are approved best.",
     },
 }

@@ -24,10 +24,20 @@ from smartpay_gateway.contract import Method
 from smartpay_gateway.overload import frame_limits, overload_manager, runtime_limits
 from smartpay_gateway.templates import hole, number_hole, port_hole
 from smartpay_gateway.topology import spiffe_id
-from smartpay_gateway.transport import ADMIN, APP, CANARY, OWNER_ONLY, packed, socket, tcp
+from smartpay_gateway.transport import (
+    ADMIN,
+    APP,
+    APP_GAUGES,
+    CANARY,
+    OWNER_ONLY,
+    packed,
+    socket,
+    tcp,
+)
 
 HEALTH_CHECK_PATH = "/grpc.health.v1.Health/Check"
 METRICS_PATH = "/metrics"
+SERVICE_METRICS_PATH = "/metrics/service"
 
 # What a line of the access log says: headers only by these names, the call by its route, so no
 # token, no body, no query string and no card number mistaken for an id can get in.
@@ -250,20 +260,15 @@ def carrying(header: str) -> rbac.Permission:
 def ops_listener(health_cluster: str | None) -> listener.Listener:
     """Serves kubelet and Prometheus in plaintext: health of the service, metrics, nothing else."""
     routes = [
-        route.Route(
-            name="metrics",
-            match=route.RouteMatch(
-                path=METRICS_PATH,
-                headers=[
-                    route.HeaderMatcher(
-                        name=":method", string_match=matcher.StringMatcher(exact="GET")
-                    )
-                ],
-            ),
-            route=route.RouteAction(cluster=ADMIN, prefix_rewrite="/stats/prometheus"),
+        _asked(
+            "metrics",
+            METRICS_PATH,
+            route.RouteAction(cluster=ADMIN, prefix_rewrite="/stats/prometheus"),
         )
     ]
     if health_cluster:
+        action = route.RouteAction(cluster=APP_GAUGES, timeout=limits.HEALTH_TIMEOUT)
+        routes.append(_asked("gauges", SERVICE_METRICS_PATH, action))
         routes.append(
             route.Route(
                 name="health",
@@ -286,6 +291,11 @@ def ops_listener(health_cluster: str | None) -> listener.Listener:
     listening.ignore_global_conn_limit = True
     listening.bypass_overload_manager = True
     return listening
+
+
+def _asked(name: str, path: str, action: route.RouteAction) -> route.Route:
+    get = route.HeaderMatcher(name=":method", string_match=matcher.StringMatcher(exact="GET"))
+    return route.Route(name=name, match=route.RouteMatch(path=path, headers=[get]), route=action)
 
 
 def envoy(

@@ -29,6 +29,7 @@ def sidecar(service: str, contract: Contract) -> bootstrap.Bootstrap:
         ],
         [
             transport.app(),
+            transport.app_gauges(),
             *transport.clusters(targets),
             transport.admin(),
             traces.collector(),

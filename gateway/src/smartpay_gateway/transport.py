@@ -27,6 +27,7 @@ OWNER_ONLY = 0o600
 APP = "app"
 CANARY = "-canary"
 ADMIN = "admin"
+APP_GAUGES = "app_gauges"
 
 
 def packed(message: betterproto2.Message) -> wellknown.Any:
@@ -218,6 +219,16 @@ def app() -> cluster.Cluster:
                 grpc_health_check=core.HealthCheckGrpcHealthCheck(authority="health"),
             )
         ],
+    )
+
+
+def app_gauges() -> cluster.Cluster:
+    """Reaches what the service measures of itself: HTTP/1.1 beside its own socket."""
+    return cluster.Cluster(
+        name=APP_GAUGES,
+        type=cluster.ClusterDiscoveryType.STATIC,
+        connect_timeout=limits.CONNECT_TIMEOUT,
+        load_assignment=one_endpoint(APP_GAUGES, socket(hole("APP_SOCKET") + ".gauges")),
     )
 
 

@@ -12,7 +12,6 @@ from smartpay_fraud.domain.activity import (
     CLEARED,
     DAY_MS,
     EVENTS_PER_ENTITY,
-    EVENTS_PER_NEWCOMER,
     EVENTS_PER_PLACE,
     FRAUD,
     MARKS_PER_ENTITY,
@@ -21,10 +20,10 @@ from smartpay_fraud.domain.activity import (
     Activity,
     DayBuckets,
     Payment,
-    Population,
     log_amount_of,
 )
 from smartpay_fraud.domain.features import FEATURE_INDEX, FeatureStore
+from smartpay_fraud.domain.population import EVENTS_PER_NEWCOMER, Population
 from smartpay_fraud.domain.transaction import Transaction, TransactionKey
 
 MIDNIGHT = 1_767_225_600_000  # 2026-01-01 00:00 UTC
@@ -91,7 +90,7 @@ def test_memory_ends_where_no_window_reaches() -> None:
     for day in range(100):
         population.append("entity", a_payment(MIDNIGHT + day * DAY_MS))
     held = population.find("entity")
-    assert len(held.times) == population.events == MEMORY_MS // DAY_MS
+    assert held.held == population.events == MEMORY_MS // DAY_MS
     assert held.count == 100
     assert held.first_ms == MIDNIGHT
     assert held.buckets is None
@@ -136,7 +135,7 @@ def test_marks_on_one_entity_are_bounded_and_the_count_of_frauds_is_not() -> Non
 
 def test_a_later_word_takes_the_earlier_one_back_wherever_it_was_counted() -> None:
     entity, payment = Activity(), a_payment(MIDNIGHT)
-    entity.append(payment, 0, (), EVENTS_PER_ENTITY)
+    entity.append(payment, 0, 0, (), EVENTS_PER_ENTITY)
     now = MIDNIGHT + 8 * DAY_MS
     for word, counted in ((FRAUD, (1, 1)), (CLEARED, (1, 0)), (FRAUD, (1, 1)), (UNKNOWN, (1, 0))):
         entity.label(payment.key, payment, word, MIDNIGHT + DAY_MS)
@@ -151,7 +150,7 @@ def test_a_word_finds_its_payment_on_its_day_when_it_is_no_longer_held() -> None
         buckets.add(MIDNIGHT + day * DAY_MS, 100, 0)
     buckets.mark(MIDNIGHT + HOUR_MS, 1)
     buckets.mark(MIDNIGHT + DAY_MS, 1)  # nothing is remembered of that day
-    assert buckets.marked == [1, 0]
+    assert buckets.marked == [0, 1, 1]  # running totals
     assert buckets.settled(MIDNIGHT, MIDNIGHT + 3 * DAY_MS) == 2
 
 
@@ -190,7 +189,7 @@ def test_memory_is_bounded_whatever_comes() -> None:
         place = kind in ("merchant", "terminal")
         limit = EVENTS_PER_PLACE if place else EVENTS_PER_ENTITY
         for _, entity in population:
-            assert len(entity.times) <= limit
+            assert entity.held <= limit
             assert len(entity.declines) <= MARKS_PER_ENTITY
             assert len(entity.frauds) <= MARKS_PER_ENTITY
             assert entity.buckets is None or len(entity.buckets.ends_ms) <= 36

@@ -63,8 +63,10 @@ def by_hand(ring: Ring, now_ms: int, model: MessageWeights, kind: int = 0) -> ND
     """The definition of a part's numbers, slot by slot in double precision."""
     sums = np.zeros((len(graph.DECAY_DAYS), MESSAGE_WIDTH))
     greatest = np.zeros(MESSAGE_WIDTH)
-    for slot, at, known_ms, fraud, _ in zip(*ring.dump(), strict=True):
-        slot = slot.astype(np.float64)
+    told = ring.dump()
+    for slot, at, known_ms, fraud in zip(
+        ring.slots.astype(np.float64), told.times_ms, told.known_ms, told.frauds, strict=True
+    ):
         slot[SLOT.index("known")] = known_ms <= now_ms
         slot[SLOT.index("fraud")] = known_ms <= now_ms and fraud
         message = np.append(np.maximum(slot @ model.weights[kind], 0), 1.0)
@@ -114,10 +116,18 @@ def test_looking_twice_and_between_changes_nothing() -> None:
 
 def test_a_ring_holds_the_latest_payments_only() -> None:
     ring = customer_ring(RING + 5)
-    slots, _, _, _, keys = ring.dump()
-    assert keys == list(range(5, RING + 5))
-    assert len(ring) == len(slots) == len(ring.slots) == RING
-    np.testing.assert_array_equal(slots[-1, : len(EDGE_FEATURES)], graph.squash(edge(24)))
+    told = ring.dump()
+    assert told.keys == list(range(5, RING + 5))
+    assert len(ring) == len(told.edges) == len(ring.slots) == RING
+    np.testing.assert_array_equal(told.edges[-1], edge(24))
+    np.testing.assert_array_equal(ring.slots[-1, : len(EDGE_FEATURES)], graph.squash(edge(24)))
+
+
+def test_a_payment_knows_how_long_it_came_after_one_that_is_no_longer_held() -> None:
+    ring = customer_ring(RING + 5)
+    gaps = ring.slots[:, SLOT.index("gap")]
+    np.testing.assert_allclose(gaps, np.log1p(1 / 24), rtol=1e-6)
+    assert customer_ring(2).slots[0, SLOT.index("gap")] == 0.0
 
 
 def test_a_label_counts_from_the_moment_it_is_known_and_not_before() -> None:
@@ -137,7 +147,7 @@ def test_a_label_counts_from_the_moment_it_is_known_and_not_before() -> None:
 
 def test_a_payment_that_nobody_called_a_fraud_counts_as_legitimate_after_a_week() -> None:
     model, ring = weights(), customer_ring(1)
-    matures = ring.dump()[1][0] + MATURITY_MS
+    matures = ring.dump().times_ms[0] + MATURITY_MS
     for now_ms, known in ((matures - 1, 0.0), (matures, 1.0)):
         view(only(ring), now_ms, model)
         assert ring.slots[0, SLOT.index("known")] == known
@@ -197,7 +207,7 @@ def test_missing_and_huge_inputs_cannot_spoil_the_sums() -> None:
 def test_a_clock_that_steps_back_does_not_break_the_order() -> None:
     ring = customer_ring(2)
     remember(only(ring), edge(5), NOW_MS - 9 * HOUR_MS, "early", None)
-    times_ms = ring.dump()[1]
+    times_ms = ring.dump().times_ms
     assert len(times_ms) == 3
     assert times_ms == sorted(times_ms)
 
@@ -205,7 +215,7 @@ def test_a_clock_that_steps_back_does_not_break_the_order() -> None:
 def test_a_loaded_ring_goes_on_as_the_dumped_one_would_have() -> None:
     model, ring = weights(), customer_ring(RING + 2)
     ring.label(RING, True, NOW_MS + HOUR_MS)
-    loaded = Ring.load(*ring.dump())
+    loaded = Ring.load(ring.dump())
     for later_ms in (0, HOUR_MS, 8 * DAY_MS):
         remember(only(ring), edge(50), NOW_MS + later_ms, later_ms, model)
         remember(only(loaded), edge(50), NOW_MS + later_ms, later_ms, model)
@@ -215,11 +225,11 @@ def test_a_loaded_ring_goes_on_as_the_dumped_one_would_have() -> None:
 
 
 def test_a_damaged_ring_is_refused() -> None:
-    slots, times_ms, known_ms, frauds, keys = customer_ring(4).dump()
+    told = customer_ring(4).dump()
     with pytest.raises(ValueError, match="older snapshot"):
-        Ring.load(slots[:3], times_ms, known_ms, frauds, keys)
+        Ring.load(told._replace(edges=told.edges[:3]))
     with pytest.raises(ValueError, match="older snapshot"):
-        Ring.load(slots, times_ms[1:], known_ms, frauds, keys)
+        Ring.load(told._replace(times_ms=told.times_ms[1:]))
 
 
 @pytest.mark.parametrize(

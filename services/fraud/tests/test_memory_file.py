@@ -1,13 +1,17 @@
 """A restart goes on from the snapshot, and a bad snapshot costs time and nothing else."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from smartpay_fraud.adapters.memory_file import MemoryFile
+from smartpay_fraud.adapters.memory_file import MemoryFile, renew
+from smartpay_fraud.adapters.sqlite_history import SqliteHistory
+from smartpay_fraud.adapters.sqlite_reviews import customer_key
+from smartpay_fraud.adapters.sqlite_tail import SqliteTail
 from smartpay_fraud.domain.assessment import Claim, Finding
 from smartpay_fraud.domain.features import FEATURE_INDEX, FeatureStore
 from smartpay_fraud.domain.gate import Gate
@@ -53,6 +57,66 @@ async def test_a_snapshot_and_what_came_after_equal_the_memory_that_was_lost(
         store_of(first).glance(paying(99), NOON + 50).view.row,
         store_of(second).glance(paying(99), NOON + 50).view.row,
     )
+
+
+@pytest.fixture
+async def stored(tmp_path: Path) -> AsyncIterator[SqliteHistory]:
+    history = await SqliteHistory.open(tmp_path / "fraud.db")
+    yield history
+    await history.close()
+
+
+async def test_a_snapshot_made_beside_the_service_equals_the_one_it_would_have_made(
+    make_scoring: Callable[..., Scoring], stored: SqliteHistory, tmp_path: Path
+) -> None:
+    scoring = make_scoring(stored)
+    kept, own = MemoryFile(tmp_path / "apart.memory"), MemoryFile(tmp_path / "own.memory")
+    await scoring.standing_still(lambda place: kept.save(store_of(scoring).dump(), place))
+    tail = SqliteTail(tmp_path / "fraud.db")
+    for begin in (0, 40):  # the second goes on where the first ended
+        for number in range(begin, begin + 40):
+            await scoring.score(paying(number), NOON + number)
+        claims = [
+            Claim(paying(begin + 5).key, "no", Finding.DECLINED, NOON + 50, NOON + 50),
+            Claim(paying(begin + 6).key, "word", Finding.FRAUD, NOON + 60, NOON + 60),
+        ]
+        await scoring.learn(claims, None)
+        assert renew(kept, tail)
+        await scoring.standing_still(lambda place: own.save(store_of(scoring).dump(), place))
+        (apart, there), (here, end) = kept.load(), own.load()
+        assert there == end
+        assert apart.dump() == here.dump()
+    tail.close()
+
+
+async def test_a_customer_erased_after_a_snapshot_is_in_no_later_one(
+    make_scoring: Callable[..., Scoring], stored: SqliteHistory, tmp_path: Path
+) -> None:
+    scoring = make_scoring(stored)
+    kept = MemoryFile(tmp_path / "fraud.memory")
+    stays = replace(paying(2), customer_id="other")
+    for payment in (paying(1), stays):
+        await scoring.score(payment, NOON)
+    await scoring.standing_still(lambda place: kept.save(store_of(scoring).dump(), place))
+    await stored.erase(customer_key(paying(1)).hex(), NOON + 1)
+    # The same id again is somebody new.
+    await scoring.score(paying(3), NOON + 2)
+    assert b'"customer"]' in kept._path.read_bytes()
+    tail = SqliteTail(tmp_path / "fraud.db")
+    assert renew(kept, tail)
+    tail.close()
+    store, _ = kept.load()
+    customers = dict(iter(store.populations["customer"]))
+    assert len(customers[("mer", False, "customer")].payments) == 1
+    assert len(customers[("mer", False, "other")].payments) == 1
+
+
+def test_without_a_snapshot_to_go_on_from_nothing_is_made_up(tmp_path: Path) -> None:
+    kept = MemoryFile(tmp_path / "fraud.memory")
+    tail = SqliteTail(tmp_path / "fraud.db")
+    assert not renew(kept, tail)
+    tail.close()
+    assert kept.read() is None
 
 
 @pytest.mark.parametrize(

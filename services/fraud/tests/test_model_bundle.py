@@ -373,6 +373,27 @@ def test_a_bundle_in_s3_loads_and_its_tag_is_its_fingerprint(files: Files) -> No
     assert load(source.read()).version == load(files).version
 
 
+def test_a_bucket_is_asked_in_the_region_of_the_settings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-north-1")
+    connect: Any = boto3.client  # boto3 has no types
+    clients: list[Any] = []
+
+    def connected(*told: Any, **options: Any) -> Any:
+        client = connect(*told, **options)
+        stub: Any = botocore.stub.Stubber(client)  # type: ignore[no-untyped-call]
+        stub.add_response("head_object", {"ETag": '"1"'})
+        stub.activate()
+        clients.append(client)
+        return client
+
+    monkeypatch.setattr(boto3, "client", connected)
+    for region in ("ap-south-1", ""):
+        assert source_of("s3://bucket/bundle.tar.gz", region=region).fingerprint() == '"1"'
+    assert [client.meta.region_name for client in clients] == ["ap-south-1", "eu-north-1"]
+
+
 def test_an_object_that_s3_does_not_give_is_refused_without_its_details() -> None:
     source = an_object()
     with pytest.raises(BundleError, match="FRAUD_MODEL_URI: S3 does not give"):

@@ -3,23 +3,26 @@
 import json
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from smartpay.fraud.v1 import model_pb2, model_pb2_grpc
+from smartpay_chassis.gauges import Gauges
 from smartpay_chassis.testing import FakeClock, as_merchant, serve_for_test
 from smartpay_fraud.adapters.bundle_source import source_of
 from smartpay_fraud.adapters.model_bundle import load, write
 from smartpay_fraud.adapters.sagemaker_models import Remote
 from smartpay_fraud.domain.appraisal import Appraiser
-from smartpay_fraud.domain.drift import ROWS_MIN
+from smartpay_fraud.domain.drift import ROWS_MIN, DriftReport
 from smartpay_fraud.domain.features import FeatureStore
 from smartpay_fraud.domain.memory import LocalMemory
 from smartpay_fraud.domain.rulebook import Rulebook
 from smartpay_fraud.domain.transaction import Transaction
 from smartpay_fraud.domain.watching import Watching
+from smartpay_fraud.drift_gauges import MOVED, tell
 from smartpay_fraud.model_desk import ModelDesk
 from smartpay_fraud.model_watch import ModelWatch
 from smartpay_fraud.server.model import FEATURES_MAX, ModelServicer
@@ -128,6 +131,42 @@ async def test_it_tells_of_an_endpoint_that_is_away_and_of_a_refused_bundle(
 
 
 async def test_the_report_in_the_log_needs_no_traffic_and_takes_some(desk: ModelDesk) -> None:
-    await desk.report()
+    gauges = Gauges()
+    await desk.report(gauges)
+    assert figures(gauges) == {
+        "smartpay_fraud_drift_rows": 0,
+        "smartpay_fraud_drift_labelled_transactions": 0,
+    }
     await score(desk, ROWS_MIN)
-    await desk.report()
+    await desk.report(gauges)
+    drift, told = await desk.drift(), figures(gauges)
+    assert told["smartpay_fraud_drift_rows"] == ROWS_MIN
+    assert told["smartpay_fraud_drift_feature_psi_max"] == drift.features[0].stability
+    moved = sum(each.stability > MOVED for each in drift.features)
+    assert told["smartpay_fraud_drift_features_moved"] == moved > 0
+    assert told["smartpay_fraud_drift_score_psi"] == drift.score
+    assert told["smartpay_fraud_drift_unknown_entities_share"] == 1
+    # Nobody has said yet what these payments were.
+    assert "smartpay_fraud_drift_average_precision" not in told
+
+
+def test_calibration_and_precision_are_told_once_outcomes_are_known() -> None:
+    gauges = Gauges()
+    known = DriftReport(300, (), 0.1, 0.2, 400, 0.03, 0.7)
+    for report in (known, replace(known, average_precision=None)):
+        tell(gauges, report)
+    assert figures(gauges) == {
+        f"smartpay_fraud_drift_{name}": value
+        for name, value in (
+            ("rows", 300),
+            ("score_psi", 0.1),
+            ("unknown_entities_share", 0.2),
+            ("labelled_transactions", 400),
+            ("calibration_error", 0.03),
+        )
+    }
+
+
+def figures(gauges: Gauges) -> dict[str, float]:
+    lines = [line.split() for line in gauges.text().splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, value in lines}

@@ -260,18 +260,19 @@ async def test_any_interleaving_of_three_replicas_gives_the_features_of_one(
             np.testing.assert_array_equal(shared.view.row, own.view.row, f"seed {seed}")
 
 
+@pytest.mark.parametrize("snapshots", [1, 3], ids=["nothing trimmed yet", "trimmed"])
 async def test_a_newcomer_knows_all_from_the_snapshot_and_what_came_after(
-    make_log: Callable[[], SharedLog],
+    make_log: Callable[[], SharedLog], snapshots: int
 ) -> None:
     log = make_log()
     veteran = await a_replica(log)
-    for part in range(3):
+    for part in range(snapshots):
         await veteran.observe([(paying(part * 10 + n), NOON + n) for n in range(10)])
         await veteran.snapshot()
     await veteran.observe([(paying(99), NOON + 99)])
     newcomer = await a_replica(make_log())
     (seen,) = await newcomer.observe([(paying(100), NOON + 100)])
-    assert count_of(seen) == 31
+    assert count_of(seen) == snapshots * 10 + 1
     assert newcomer.position > veteran.position
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from smartpay_chassis.refusals import Kind, Refusal
@@ -169,16 +170,50 @@ async def test_the_model_alone_sees_the_burst_before_the_rule_does(scoring: Scor
     assert Verdict.BLOCK in verdicts
 
 
-async def test_a_strangers_very_high_amount_is_not_allowed(
-    make_scoring: Callable[[History], Scoring], history: History
+@pytest.mark.parametrize("amount_minor", [220_000, 500_000])
+async def test_a_strangers_very_high_amount_is_reviewed_where_nothing_is_known(
+    make_scoring: Callable[[History], Scoring], history: History, amount_minor: int
 ) -> None:
     usual, high = [
         await make_scoring(type(history)()).score(a_payment(1, amount_minor=amount), NOON)
-        for amount in (5_000, 500_000)
+        for amount in (5_000, amount_minor)
     ]
-    assert high.verdict is not Verdict.ALLOW
+    assert high.verdict is Verdict.REVIEW
     assert "AMOUNT_HIGH" in codes(high)
     assert high.score > 10 * usual.score
+
+
+async def test_a_strangers_very_high_amount_is_blocked_where_others_pay_little(
+    scoring: Scoring,
+) -> None:
+    cents = np.random.default_rng(1).lognormal(np.log(5_000), 0.65, 300).astype(int)
+    regulars = [
+        (
+            a_payment(
+                number,
+                amount_minor=int(amount),
+                customer_id=f"regular-{number % 150}",
+                instrument_id=f"card-{number % 150}",
+                device_id=f"phone-{number % 150}",
+                ip_address=f"198.51.100.{number % 150}",
+            ),
+            NOON - (300 - number) * 2 * HOUR_MS,
+        )
+        for number, amount in enumerate(cents)
+    ]
+    for payment, at_ms in regulars:
+        await scoring.score(payment, at_ms)
+    usual, high = [
+        await scoring.score(
+            a_payment(number, amount_minor=amount, device_id=f"d-{number}", ip_address=address),
+            NOON,
+        )
+        for number, amount, address in (
+            (1_001, 6_000, "203.0.113.7"),
+            (1_002, 220_000, "203.0.114.7"),
+        )
+    ]
+    assert (usual.verdict, high.verdict) == (Verdict.ALLOW, Verdict.BLOCK)
 
 
 async def test_declines_on_a_device_raise_the_next_score(

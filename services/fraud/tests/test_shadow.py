@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from smartpay_chassis.gauges import Gauges
 from smartpay_chassis.testing import FakeClock
 from smartpay_fraud.adapters.bundle_source import source_of
 from smartpay_fraud.adapters.model_bundle import load, write
@@ -137,7 +138,7 @@ async def test_a_new_challenger_is_swapped_in_like_a_champion(
     assert desk.challenger
     assert desk.challenger.version == load(make_bundle_files(9)).version
     assert desk.lineup.champion.version == load(files).version
-    await desk.report()
+    await desk.report(Gauges())
 
 
 async def test_a_challenger_that_can_not_be_loaded_keeps_nobody_from_being_served(

@@ -37,8 +37,8 @@ KEY = AN_ASSESSMENT.transaction.key
 
 def another(number: int, **changes: object) -> Assessment:
     transaction = replace(AN_ASSESSMENT.transaction, transaction_id=f"t{number}")
-    assessment = replace(AN_ASSESSMENT, transaction=transaction, scored_ms=number * 1_000)
-    return replace(assessment, **changes)  # type: ignore[arg-type]  # names are checked at run
+    assessment = AN_ASSESSMENT._replace(transaction=transaction, scored_ms=number * 1_000)
+    return assessment._replace(**changes)  # type: ignore[arg-type]  # names are checked at run
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -65,7 +65,7 @@ async def test_what_was_added_is_found_unchanged(kept: History) -> None:
 
 async def test_the_first_assessment_of_a_transaction_stays(kept: History) -> None:
     await kept.add_all([AN_ASSESSMENT])
-    second = replace(AN_ASSESSMENT, verdict=Verdict.BLOCK)
+    second = AN_ASSESSMENT._replace(verdict=Verdict.BLOCK)
     assert await kept.add_all([second]) == [AN_ASSESSMENT]
     assert await kept.find_all([KEY]) == {KEY: AN_ASSESSMENT}
 
@@ -152,7 +152,7 @@ async def test_several_are_stored_in_one_go_and_answered_in_order(kept: History)
 def of_customer(number: int, customer_id: str, merchant_id: str = "mer") -> Assessment:
     made = another(number)
     transaction = replace(made.transaction, customer_id=customer_id, merchant_id=merchant_id)
-    return replace(made, transaction=transaction)
+    return made._replace(transaction=transaction)
 
 
 async def test_an_erased_customer_is_blanked_and_everything_else_stays(

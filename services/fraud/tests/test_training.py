@@ -272,6 +272,17 @@ def test_a_training_jobs_environment_goes_before_the_usual_folders(tmp_path: Pat
     assert (job.transactions, job.out) == (other / "a.csv", tmp_path / "m")
 
 
+def test_a_training_jobs_champion_has_a_channel_of_its_own(tmp_path: Path) -> None:
+    channel = a_job(tmp_path, {}, ("payments.csv",))
+    assert (job := job_of({}, tmp_path)) is not None
+    assert job.champion is None
+    (channel.parent / "champion").mkdir()
+    channel.rename(channel.parent / "anything")
+    assert (job := job_of({}, tmp_path)) is not None
+    assert job.champion == channel.parent / "champion"
+    assert job.transactions == channel.parent / "anything" / "payments.csv"
+
+
 def test_no_training_job_is_seen_where_there_is_none(tmp_path: Path) -> None:
     assert job_of({}, tmp_path) is None
 

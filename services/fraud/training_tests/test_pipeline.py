@@ -1,6 +1,7 @@
 """The whole training, on somebody's table of a small world: what it prints, writes and repeats."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,12 @@ import pyarrow.parquet
 import pytest
 
 from smartpay_fraud import train
-from smartpay_fraud.adapters.bundle_source import MANIFEST, Folder
-from smartpay_fraud.adapters.model_bundle import load
-from smartpay_fraud.training import published_world
+from smartpay_fraud.adapters.bundle_source import MANIFEST, Folder, source_of
+from smartpay_fraud.adapters.model_bundle import load, seal, write
+from smartpay_fraud.domain.verdict import Costs
+from smartpay_fraud.training import pipeline, published_world
 from smartpay_fraud.training.bundle import from_file
+from smartpay_fraud.training.champion import IncomparableError
 from smartpay_fraud.training.gate import Ruling
 from smartpay_fraud.training.published_world import FIRST_DAY, PublishedWorld
 from smartpay_fraud.training.replay import replay
@@ -57,6 +60,56 @@ def test_a_table_is_judged_and_becomes_a_bundle_with_its_card(
     # A second life through the same payments sees the same features, to the last bit.
     again = replay(read(table).stream.until(157))
     assert again.fingerprint == bundle.training["features_sha256"]
+
+
+def test_a_champion_that_was_not_beaten_keeps_its_place(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stream = read(table).stream.until(157)
+    refused = Ruling(False, gain=0.0, low=0.0, high=0.0, ahead=0.0, weeks=(0.0,) * 4)
+    before = from_file(stream, replay(stream), refused, "the same table, so it saw the weeks")
+    # Other costs, other verdicts, another version: else it would be the model trained below.
+    manifest = seal({**before.manifest, "costs": asdict(Costs(margin_percent=21))}, before.files)
+    place = tmp_path / "bundle"
+    write(place, manifest, before.files)
+    told = ["--transactions", str(table), "--out", str(place), "--champion", str(place)]
+    assert train.main(told) == train.CHAMPION_KEPT
+    said = capsys.readouterr()
+    assert json.loads(said.out.splitlines()[-1]).keys() == {"weeks", "auc", "ap", "cp100"}
+    assert "the weeks that judge" in said.err
+    assert load(Folder(place, "out").read()).version == manifest["model_version"]
+    beside = load(Folder(tmp_path / "bundle-refused", "out").read())
+    assert beside.version != manifest["model_version"]
+
+
+def test_a_champion_that_is_none_is_refused_before_anything_is_trained(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = ["--transactions", str(table), "--champion", str(tmp_path / "absent")]
+    assert train.main(told) == train.UNUSABLE
+    said = capsys.readouterr()
+    assert "no such folder" in said.err
+    assert "replaying" not in said.out
+
+
+def test_a_bundle_to_be_replaced_that_reads_other_features_is_told_and_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    packaged = dict(source_of("").read())
+    manifest = json.loads(packaged.pop(MANIFEST))
+    write(tmp_path, manifest, packaged)
+    assert pipeline._to_beat(None, tmp_path) == tmp_path
+    write(tmp_path, seal({**manifest, "schema_hash": "0" * 64}, packaged), packaged)
+    assert pipeline._to_beat(None, tmp_path) is None
+    assert "other features" in capsys.readouterr().out
+    with pytest.raises(IncomparableError, match="other features"):
+        pipeline._to_beat(tmp_path, tmp_path)
+    assert pipeline._to_beat(None, tmp_path / "new") is None
+
+
+def test_a_refused_bundle_never_lies_in_the_package() -> None:
+    assert pipeline._beside(Path("models/now")) == Path("models/now-refused")
+    assert pipeline._beside(pipeline._PACKAGED) == Path("fraud-bundle-refused")
 
 
 def test_a_graph_that_the_gate_let_in_travels_in_the_bundle(table: Path) -> None:

@@ -613,11 +613,24 @@ class House:
             metadata=as_merchant(merchant),
         )
 
+    def update(self, payment_id: str, merchant: Any = DEMO_MERCHANT, **changes: Any) -> Any:
+        request = payments_pb2.UpdatePaymentRequest(
+            payment_id=payment_id, **{"etag": '"1"', **changes}
+        )
+        return self.stub.UpdatePayment(request, metadata=as_merchant(merchant))
+
     async def get(self, payment_id: str, merchant: Any = DEMO_MERCHANT) -> payment_pb2.Payment:
         response = await self.stub.GetPayment(
             payments_pb2.GetPaymentRequest(payment_id=payment_id), metadata=as_merchant(merchant)
         )
         return response.payment
+
+    async def stored(self, payment_id: str) -> Payment:
+        payment: Payment | None = await self.story.payments.get(
+            DEMO_MERCHANT.merchant_id, False, payment_id
+        )
+        assert payment is not None
+        return payment
 
     async def listed(self, merchant: Any = DEMO_MERCHANT, **request: Any) -> Any:
         return await self.stub.ListPayments(

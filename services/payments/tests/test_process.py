@@ -162,13 +162,14 @@ async def refused(call: Any) -> dict[str, Any]:
 async def test_a_payment_goes_through_its_neighbours_and_the_process_ends_clean(
     street: Street,
 ) -> None:
-    paid = await street.pay("paid", device_id="device")
+    paid = await street.pay("paid", device_id="device", country="DE", off_session=True)
     assert paid.status == P.STATUS_SUCCEEDED
     assert [a.processor_account_id for a in paid.attempts] == [SECOND], "as the router ranked"
     assert paid.fraud.transaction_id == paid.payment_id
     assert paid.route.decision_id == "dec_d1" + "x" * 24
     (asked,) = street.neighbours.decided
     assert (asked.payment_id, asked.risk) == (paid.payment_id, 0.25)
+    assert (asked.country, asked.off_session) == ("DE", True)
 
     street.neighbours.verdict = fraud_pb2.Assessment.VERDICT_BLOCK
     blocked = await street.pay("blocked")

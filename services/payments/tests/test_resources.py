@@ -16,7 +16,7 @@ from smartpay.payments.v1 import (
     payments_pb2,
     refunds_pb2,
 )
-from smartpay.type.v1 import money_pb2
+from smartpay.type.v1 import instrument_pb2, money_pb2
 from smartpay_chassis.ids import derive
 from smartpay_chassis.testing import OTHER_MERCHANT, as_merchant, as_service, error_info
 from smartpay_payments.adapters.sqlite_audit import SqliteAudit
@@ -31,6 +31,7 @@ from smartpay_payments.domain.payment import (
     Status,
 )
 from smartpay_payments.domain.processor import Standing
+from smartpay_payments.server.orders import OrderDesk
 
 P = payment_pb2.Payment
 Review = payments_pb2.ReviewPaymentRequest
@@ -56,6 +57,113 @@ async def test_a_payment_confirmed_later_is_charged_where_the_payer_says(house: 
     )
     paid = (await house.stub.ConfirmPayment(request, metadata=as_merchant())).payment
     assert (paid.status, paid.attempts[0].processor_account_id) == (P.STATUS_SUCCEEDED, SECOND)
+
+
+async def test_an_unconfirmed_payment_is_changed_and_charged_as_it_then_asks(house: Any) -> None:
+    created = (await house.pay(confirm_later=True, metadata={"cart": "7", "tier": "b"})).payment
+    call = house.update(
+        created.payment_id,
+        amount=money_pb2.Money(minor_units=2500, currency_code="USD"),
+        description="Three tickets",
+        metadata={"tier": "", "gift": "yes"},
+    )
+    changed = (await call).payment
+    assert dict(await call.initial_metadata())["etag"] == changed.etag == '"2"'
+    assert (changed.status, changed.amount.minor_units) == (P.STATUS_REQUIRES_CONFIRMATION, 2500)
+    assert dict(changed.metadata) == {"cart": "7", "gift": "yes"}
+    assert changed.merchant_order_id == created.merchant_order_id
+    paid = (await house.confirm(created.payment_id)).payment
+    assert (paid.status, paid.captured_amount.minor_units) == (P.STATUS_SUCCEEDED, 2500)
+    (intent,) = house.story.processor.intents.values()
+    assert intent.amount == 2500
+    found = await house.listed(currency_code="USD", minor_units_min=2500)
+    assert [p.payment_id for p in found.payments] == [created.payment_id]
+
+
+async def test_an_empty_text_empties_and_an_absent_one_stays(house: Any) -> None:
+    created = (
+        await house.pay(confirm_later=True, description="Two tickets", customer_id="customer-7")
+    ).payment
+    changed = (await house.update(created.payment_id, description="")).payment
+    assert (changed.description, changed.customer_id) == ("", "customer-7")
+
+
+async def test_a_change_of_what_is_charged_drops_the_decision_made_for_it(house: Any) -> None:
+    decision = "dec_d1" + "0" * 24
+    created = (await house.pay(confirm_later=True, decision_id=decision)).payment
+    await house.update(created.payment_id, description="the same money")
+    assert (await house.stored(created.payment_id)).order.decision_id == decision
+    await house.update(
+        created.payment_id,
+        etag='"2"',
+        amount=money_pb2.Money(minor_units=2500, currency_code="USD"),
+    )
+    assert (await house.stored(created.payment_id)).order.decision_id == ""
+
+
+async def test_a_stale_etag_changes_nothing(house: Any) -> None:
+    created = (await house.pay(confirm_later=True)).payment
+    await house.update(created.payment_id, description="first")
+    assert await refusal_of(house.update(created.payment_id, description="second")) == (
+        grpc.StatusCode.ABORTED,
+        "ETAG_MISMATCH",
+    )
+    assert (await house.get(created.payment_id)).description == "first"
+
+
+async def test_what_was_charged_or_tried_is_changed_no_more(house: Any) -> None:
+    paid = (await house.pay()).payment
+    refused = await refusal_of(house.update(paid.payment_id, etag=paid.etag, description="late"))
+    assert refused == (grpc.StatusCode.FAILED_PRECONDITION, "STATUS_FORBIDS")
+
+
+async def test_a_change_to_what_nobody_can_charge_is_refused(house: Any) -> None:
+    created = (await house.pay(confirm_later=True)).payment
+    stranger = instrument_pb2.Instrument(
+        tokens=[
+            instrument_pb2.ProcessorToken(processor_account_id="pac_d1" + "z" * 24, token="tok_1")
+        ]
+    )
+    assert await refusal_of(house.update(created.payment_id, instrument=stranger)) == (
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "NO_ELIGIBLE_ACCOUNT",
+    )
+    unsold = money_pb2.Money(minor_units=2500, currency_code="XAF")
+    assert (await refusal_of(house.update(created.payment_id, amount=unsold)))[1] == (
+        "NO_ELIGIBLE_ACCOUNT"
+    )
+    assert (await house.get(created.payment_id)).etag == created.etag
+
+
+async def test_of_a_change_and_a_confirmation_at_once_the_charge_is_what_is_stored(
+    house: Any,
+) -> None:
+    created = (await house.pay(confirm_later=True)).payment
+    answers = await asyncio.gather(
+        house.update(
+            created.payment_id, amount=money_pb2.Money(minor_units=2500, currency_code="USD")
+        ),
+        house.confirm(created.payment_id),
+        return_exceptions=True,
+    )
+    stored = await house.get(created.payment_id)
+    if stored.status == P.STATUS_REQUIRES_CONFIRMATION:
+        assert isinstance(answers[1], grpc.aio.AioRpcError)
+        stored = (await house.confirm(created.payment_id)).payment
+    (intent,) = house.story.processor.intents.values()
+    assert intent.amount == stored.amount.minor_units == stored.captured_amount.minor_units
+
+
+async def test_a_saved_instrument_takes_the_place_of_the_one_before(house: Any) -> None:
+    house.servicer._orders = OrderDesk(Vault())
+    created = (await house.pay(confirm_later=True, customer_id="")).payment
+    saved = "ins_d1" + "0" * 24
+    changed = (await house.update(created.payment_id, instrument_id=saved)).payment
+    assert [t.token for t in changed.instrument.tokens] == ["pm_saved"]
+    assert changed.customer_id == "customer-7"
+    # The instrument is that customer's, so the payment can't become somebody else's.
+    refused = house.update(created.payment_id, etag=changed.etag, customer_id="customer-8")
+    assert (await refusal_of(refused))[1] == "INSTRUMENT_NOT_FOUND"
 
 
 async def held(house: Any) -> Payment:
@@ -197,7 +305,7 @@ class Vault:
 
 async def test_a_saved_instrument_is_charged_for_its_customer(house: Any) -> None:
     vault = Vault()
-    house.servicer._saved = vault
+    house.servicer._orders = OrderDesk(vault)
     saved = derive("ins", "d1", "saved")
     payment = (await house.pay(instrument=None, instrument_id=saved, off_session=True)).payment
     assert (payment.status, payment.instrument_id) == (P.STATUS_SUCCEEDED, saved)

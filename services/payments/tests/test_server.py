@@ -279,6 +279,7 @@ async def test_another_merchant_s_payment_reads_like_none(house: Any) -> None:
             await house.refused(house.capture(asked, merchant=OTHER_MERCHANT)),
             await house.refused(house.cancel(asked, merchant=OTHER_MERCHANT)),
             await house.refused(house.confirm(asked, OTHER_MERCHANT)),
+            await house.refused(house.update(asked, OTHER_MERCHANT, description="mine")),
             await house.refused(house.refund(asked, merchant=OTHER_MERCHANT)),
         ]
         assert {(r["code"], r["reason"], r["message"]) for r in refused} == {

@@ -84,21 +84,30 @@ def test_a_decision_is_refused_for_other_terms_and_says_which(
 
 
 def test_an_outcome_told_from_outside_becomes_a_sample_with_the_decisions_context(
-    decision: Decision,
+    decision: Decision, clock: FakeClock
 ) -> None:
-    sample = reported(decision, 1, DEMO_ACCOUNTS[1], Outcome.DECLINED)
+    clock.advance(minutes=3)
+    sample = reported(decision, 0, DEMO_ACCOUNTS[1], Outcome.DECLINED, clock())
     assert sample.context == decision.route.context
-    assert (sample.decision_id, sample.attempt_index) == (decision.decision_id, 1)
+    assert (sample.decision_id, sample.attempt_index) == (decision.decision_id, 0)
+    assert sample.at - sample.decided_at == 180
+    later = reported(decision, 1, DEMO_ACCOUNTS[1], Outcome.DECLINED, clock())
+    assert later.context == decision.route.context.of_attempt(1) != decision.route.context
 
 
-def test_an_outcome_of_a_decision_that_pay_used_is_refused(decision: Decision) -> None:
+def test_an_outcome_of_a_decision_that_pay_used_is_refused(
+    decision: Decision, clock: FakeClock
+) -> None:
+    used = replace(decision, payment_id=PAYMENT)
     with pytest.raises(Refusal) as caught:
-        reported(replace(decision, payment_id=PAYMENT), 0, DEMO_ACCOUNTS[0], Outcome.SUCCEEDED)
+        reported(used, 0, DEMO_ACCOUNTS[0], Outcome.SUCCEEDED, clock())
     assert (caught.value.kind, caught.value.reason) == (Kind.FAILED_PRECONDITION, "DECISION_USED")
 
 
-def test_an_outcome_of_an_account_that_was_not_ranked_is_refused(decision: Decision) -> None:
+def test_an_outcome_of_an_account_that_was_not_ranked_is_refused(
+    decision: Decision, clock: FakeClock
+) -> None:
     with pytest.raises(Refusal) as caught:
-        reported(decision, 0, OTHER_ACCOUNT, Outcome.SUCCEEDED)
+        reported(decision, 0, OTHER_ACCOUNT, Outcome.SUCCEEDED, clock())
     assert caught.value.reason == "ACCOUNT_NOT_RANKED"
     assert caught.value.field == "processor_account_id"

@@ -1,167 +1,141 @@
 from __future__ import annotations
 
 import math
-import random
-from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
-from river import bandit, linear_model
+from numpy.typing import NDArray
 
-from smartpay_chassis.testing import DEMO_ACCOUNTS, DEMO_MERCHANT, FakeClock
 from smartpay_router.adapters.river_policy import RiverPolicy
-from smartpay_router.domain.charge import Charge
-from smartpay_router.domain.context import Context, describe
-from smartpay_router.domain.linucb import PRIOR_SUCCESS, PRIOR_WEIGHTS, Estimate
-from smartpay_router.domain.route import rank
+from smartpay_router.domain.learner import Arm, Learner
+from smartpay_router.domain.linucb import LinUcb, Tuning
+from smartpay_router.domain.schema import Schema
 
-FIRST, SECOND = DEMO_ACCOUNTS
+NOW = 1_770_000_000.0
+FEATURES = ("intercept", "amount", "risk", "night")
+SCHEMA = Schema("test-1", FEATURES, (1.0, 20.0, 20.0, 40.0))
+NEVER = Tuning(memory_seconds=math.inf, residual_outcomes=math.inf)
+STRIPE, AMAZON = Arm("pac_a", "live/stripe"), Arm("pac_b", "live/amazon_pay")
+ARMS = (STRIPE, AMAZON)
+ASKED = (1.0, 0.3, -0.7, 1.0)
+
+Floats = NDArray[np.float64]
 
 
-def some_context(dice: random.Random, clock: FakeClock) -> Context:
-    clock.advance(minutes=dice.randrange(30))
-    currency = dice.choice(("USD", "EUR", "THB"))
-    return describe(Charge(dice.randrange(100, 50_000), currency, {}), dice.random() / 5, clock())
+def history(count: int = 300, size: int = 4) -> tuple[list[Arm], Floats, Floats]:
+    dice = np.random.default_rng(1)
+    rows: Floats = dice.normal(size=(count, size))
+    rows[:, 0] = 1.0
+    rewards: Floats = (dice.random(count) < 0.85).astype(np.float64)
+    return [ARMS[i] for i in dice.integers(2, size=count)], rows, rewards
 
 
-def test_estimates_are_those_of_ridge_regression_solved_at_once(
-    river: RiverPolicy, clock: FakeClock
+def teach(learner: Learner) -> None:
+    for place, (arm, values, reward) in enumerate(zip(*history(), strict=True)):
+        learner.learn(arm, values, float(reward), NOW + place)
+
+
+@pytest.fixture(scope="module")
+def taught() -> RiverPolicy:
+    river = RiverPolicy(SCHEMA)
+    teach(river)
+    return river
+
+
+def test_without_forgetting_our_learner_is_rivers() -> None:
+    """The parity oracle: at alpha 1, beta 1 and no prior success, precision, mean and width."""
+    schema = Schema("plain", FEATURES, (1.0,) * 4)
+    ours = LinUcb(schema, Tuning(0.0, memory_seconds=math.inf, residual_outcomes=math.inf))
+    rivers = RiverPolicy(schema, prior_success=0.0)
+    teach(ours)
+    teach(rivers)
+    for arm in ARMS:
+        regression = rivers._bandit._bayes_lin_regs[arm.model]
+        order = [regression._idx[feature] for feature in FEATURES]
+        known = ours.totals().models[arm.model].values
+        precision = regression._ss_arr[np.ix_(order, order)]
+        assert np.allclose(known[:, :4] + np.eye(4), precision, rtol=0, atol=1e-9)
+        regression._ensure_m()
+        # The weights are what a unit vector would be estimated at; they differ by the intercept.
+        unit = np.eye(4) + np.eye(4)[0]
+        unit[0, 0] = 1.0
+        weights = ours.estimates_many((arm,), unit, NOW).success[:, 0]
+        weights[1:] -= weights[0]
+        assert np.allclose(weights, regression._m_arr[order], rtol=0, atol=1e-9)
+    mine, its = (learner.estimates(ARMS, ASKED, NOW) for learner in (ours, rivers))
+    assert np.allclose(mine.success, its.success, rtol=0, atol=1e-9)
+    assert np.allclose(mine.width, its.width, rtol=0, atol=1e-7)
+    assert list(mine.outcomes) == list(its.outcomes)
+
+
+def test_with_a_prior_and_ridges_as_well(taught: RiverPolicy) -> None:
+    ours = LinUcb(SCHEMA, NEVER)
+    teach(ours)
+    mine, its = (learner.estimates(ARMS, ASKED, NOW) for learner in (ours, taught))
+    assert np.allclose(mine.success, its.success, rtol=0, atol=1e-9)
+    assert np.allclose(mine.width, its.width, rtol=0, atol=1e-7)
+    assert np.allclose(mine.spread, its.spread, rtol=0, atol=1e-7)
+
+
+def test_a_model_never_seen_is_believed_good_and_leaves_no_trace(taught: RiverPolicy) -> None:
+    new = Arm("pac_new", "live/solana")
+    found = taught.estimates((STRIPE, new), ASKED, NOW)
+    assert found.success[1] == pytest.approx(0.9)
+    assert found.width[1] > found.width[0]
+    assert found.outcomes[1] == 0
+    assert new.model not in taught._bandit._bayes_lin_regs
+
+
+def test_a_batch_is_estimated_as_each_alone(taught: RiverPolicy) -> None:
+    rows = history()[1][:3]
+    batch = taught.estimates_many(ARMS, rows, NOW)
+    for place, row in enumerate(rows):
+        alone = taught.estimates(ARMS, row, NOW)
+        assert list(batch.success[place]) == list(alone.success)
+        assert list(batch.spread[place]) == list(alone.spread)
+    assert taught.estimates_many(ARMS, np.zeros((0, 4)), NOW).success.shape == (0, 2)
+
+
+def test_pulls_and_times_change_nothing(taught: RiverPolicy) -> None:
+    before = taught.estimates(ARMS, ASKED, NOW)
+    taught.pull(STRIPE, ASKED, NOW)
+    assert list(taught.estimates(ARMS, ASKED, 2 * NOW).width) == list(before.width)
+    taught.release(STRIPE, ASKED, NOW)
+
+
+def test_it_counts_per_account_what_it_was_told() -> None:
+    river = RiverPolicy(SCHEMA)
+    twin = Arm("pac_twin", STRIPE.model)
+    river.learn_many((STRIPE, STRIPE, twin), [ASKED] * 3, (1.0, 0.0, 1.0), (NOW,) * 3)
+    assert river.outcomes == 3
+    assert river.knowledge(STRIPE.account, NOW) == (2, 2.0, 1.0)
+    assert list(river.estimates((STRIPE, twin), ASKED, NOW).outcomes) == [2, 1]
+    river.forget(STRIPE.account)
+    assert river.knowledge(STRIPE.account, NOW) == (0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("values", "reward", "told"),
+    [
+        (ASKED, math.nan, "reward"),
+        (ASKED, 1.1, "reward"),
+        (ASKED, -0.1, "reward"),
+        ((1.0, math.nan, 0.0, 0.0), 1.0, "amount"),
+        ((1.0, 0.0, 0.0), 1.0, "4 values"),
+    ],
+)
+def test_what_would_spoil_an_arm_is_refused_and_changes_nothing(
+    taught: RiverPolicy, values: tuple[float, ...], reward: float, told: str
 ) -> None:
-    dice = random.Random(1)
-    contexts = [some_context(dice, clock) for _ in range(200)]
-    rewards = [float(dice.random() < 0.8) for _ in contexts]
-    for context, reward in zip(contexts, rewards, strict=True):
-        river.learn(FIRST, context, reward)
-
-    rows = np.array([context.values for context in contexts])
-    precision = np.diag(PRIOR_WEIGHTS) + rows.T @ rows
-    weights = np.linalg.solve(precision, rows.T @ (np.array(rewards) - PRIOR_SUCCESS))
-    asked = np.array(contexts[7].values)
-    (estimate,) = river.estimate([FIRST], contexts[7])
-    assert estimate.success == pytest.approx(PRIOR_SUCCESS + asked @ weights, abs=1e-9)
-    width = math.sqrt(asked @ np.linalg.solve(precision, asked))
-    assert estimate.width == pytest.approx(width, abs=1e-7)
-    assert estimate.outcomes == 200
+    before = taught.estimates(ARMS, ASKED, NOW)
+    outcomes = taught.outcomes
+    with pytest.raises(ValueError, match=told):
+        taught.learn(STRIPE, values, reward, NOW)
+    with pytest.raises(ValueError, match=told):
+        taught.learn_many((STRIPE, STRIPE), [ASKED, values], (1.0, reward), (NOW, NOW))
+    assert taught.outcomes == outcomes
+    assert list(taught.estimates(ARMS, ASKED, NOW).success) == list(before.success)
 
 
-def test_an_account_never_seen_is_believed_good_and_unknown(
-    river: RiverPolicy, context: Context
-) -> None:
-    seen, unseen = river.estimate([FIRST, SECOND], context)
-    assert seen == unseen
-    assert (unseen.success, unseen.outcomes) == (PRIOR_SUCCESS, 0)
-    river.learn(FIRST, context, 1.0)
-    seen, still_unseen = river.estimate([FIRST, SECOND], context)
-    assert seen.width < unseen.width
-    assert still_unseen == unseen
-
-
-def test_the_version_counts_what_was_learned(river: RiverPolicy, context: Context) -> None:
-    assert river.version == "river-linucb-0"
-    river.learn(FIRST, context, 1.0)
-    assert river.version == "river-linucb-1"
-
-
-@pytest.mark.parametrize("reward", [math.nan, math.inf, -0.1, 1.1])
-def test_a_reward_that_would_spoil_the_arm_changes_nothing(
-    river: RiverPolicy, context: Context, reward: float
-) -> None:
-    river.learn(FIRST, context, 1.0)
-    before = river.estimate([FIRST], context)
-    with pytest.raises(ValueError, match="reward"):
-        river.learn(FIRST, context, reward)
-    assert river.estimate([FIRST], context) == before
-    assert river.version == "river-linucb-1"
-
-
-def test_a_context_of_another_release_is_refused_before_anything_changes(
-    river: RiverPolicy, context: Context
-) -> None:
-    with pytest.raises(ValueError, match="schema"):
-        river.learn(FIRST, replace(context, schema="charge-0"), 1.0)
-    assert river.version == "river-linucb-0"
-
-
-def test_without_exploration_a_few_declines_move_the_first_place(
-    river: RiverPolicy, charge: Charge, clock: FakeClock
-) -> None:
-    def first_place() -> str:
-        route = rank(
-            charge,
-            DEMO_MERCHANT.processor_accounts,
-            river,
-            risk=0.05,
-            at=clock(),
-            epsilon=0.0,
-            dice=random.Random(0),
-        )
-        return route.ranking[0].processor_account_id
-
-    context = describe(charge, 0.05, clock())
-    assert first_place() == FIRST  # the cheaper one
-    for _ in range(3):
-        river.learn(FIRST, context, 0.0)
-    assert first_place() == SECOND
-
-
-@pytest.mark.parametrize("seed", [1, 2, 3])
-def test_an_account_that_fails_most_charges_loses_the_first_place(
-    river: RiverPolicy, clock: FakeClock, seed: int
-) -> None:
-    """Two accounts, the cheaper one fails 60 %: random choice would put it first in 50 %."""
-    dice = random.Random(seed)
-    success = {FIRST: 0.4, SECOND: 0.95}
-    bad_first_places = 0
-    for _ in range(400):
-        clock.advance(minutes=dice.randrange(10))
-        charge = Charge(dice.randrange(500, 20_000), "USD", dict.fromkeys(DEMO_ACCOUNTS, "pm"))
-        route = rank(
-            charge,
-            DEMO_MERCHANT.processor_accounts,
-            river,
-            risk=dice.random() / 10,
-            at=clock(),
-            epsilon=0.01,
-            dice=dice,
-        )
-        tried = route.ranking[0].processor_account_id
-        bad_first_places += tried == FIRST
-        river.learn(tried, route.context, float(dice.random() < success[tried]))
-    assert 1 <= bad_first_places <= 0.08 * 400
-
-
-def test_the_bound_hopes_for_more_where_less_is_known_and_stays_a_probability() -> None:
-    known, unknown = Estimate(0.8, 0.05, 400), Estimate(0.8, 0.4, 3)
-    assert 0.8 < known.upper_bound() < unknown.upper_bound() < 1
-    assert Estimate(1.3, 0.4, 3).upper_bound() == 1
-    assert Estimate(-5.0, 0.1, 3).upper_bound() == 0
-    assert Estimate(-0.01, 0.4, 3).upper_bound() > 0  # doubt remains, so it may come back
-
-
-# Faults of River 0.26.1 that the adapter goes around. A test that fails here tells that a release
-# mended one, and that the adapter may become simpler.
-
-
-def untyped(thing: Any) -> Any:
-    return thing
-
-
-def test_river_still_poisons_an_arm_with_one_nan() -> None:
-    learner = untyped(bandit.LinUCBDisjoint())
-    learner.update("arm", {"x": 1.0}, math.nan)
-    with pytest.raises(IndexError):
-        learner.pull(["arm"], context={"x": 1.0})
-
-
-def test_river_still_starts_with_a_wrong_covariance_unless_alpha_is_one() -> None:
-    regression = untyped(linear_model.BayesianLinearRegression(alpha=2, beta=1))
-    regression.learn_one({"x": 1.0}, 1.0)
-    assert regression._ss_arr[0, 0] * regression._ss_inv_arr[0, 0] != pytest.approx(1)
-
-
-def test_river_still_half_applies_an_update_it_fails_on() -> None:
-    learner = untyped(bandit.LinUCBDisjoint())
-    with pytest.raises(ValueError, match="could not convert"):
-        learner.update("arm", {"currency": "USD"}, 1.0)
-    assert learner._counts["arm"] == 1
+def test_its_version_names_the_meaning_of_its_contexts(taught: RiverPolicy) -> None:
+    assert taught.version == f"river-linucb-{SCHEMA.key}"

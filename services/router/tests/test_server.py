@@ -1,18 +1,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Mapping
-from datetime import timedelta
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import grpc
 import pytest
 
 from smartpay.router.v1 import router_pb2
-from smartpay.router.v1.router_pb2_grpc import (
-    RouterServiceStub,
-    add_RouterServiceServicer_to_server,
-)
+from smartpay.router.v1.router_pb2_grpc import RouterServiceStub
 from smartpay.type.v1.instrument_pb2 import Instrument, Processor, ProcessorToken
 from smartpay.type.v1.money_pb2 import Money
 from smartpay_chassis.merchants import Merchant
@@ -25,18 +21,14 @@ from smartpay_chassis.testing import (
     as_merchant,
     as_service,
     error_info,
-    serve_for_test,
 )
-from smartpay_router.adapters.river_policy import RiverPolicy
-from smartpay_router.adapters.sqlite_decisions import SqliteDecisions
 from smartpay_router.domain.accounts import (
     AddedAccount,
     AddedAccounts,
     AddedFee,
     Directory,
 )
-from smartpay_router.domain.outcome import Learner
-from smartpay_router.server import Router, Rules
+from smartpay_router.joining import Brain
 
 if TYPE_CHECKING:
     from smartpay.router.v1.router_pb2_grpc import RouterServiceAsyncStub
@@ -49,22 +41,8 @@ OTHER = as_merchant(OTHER_MERCHANT)
 
 
 @pytest.fixture
-async def router(
-    store: SqliteDecisions, river: RiverPolicy, clock: FakeClock, directory: Directory
-) -> AsyncIterator[RouterServiceAsyncStub]:
-    servicer = Router(
-        store,
-        river,
-        Learner(river, store),
-        Rules(cell="d1", epsilon=0.0, decision_ttl=timedelta(minutes=15)),
-        directory,
-        clock,
-    )
-    service = router_pb2.DESCRIPTOR.services_by_name["RouterService"]
-    async with serve_for_test(
-        [(add_RouterServiceServicer_to_server, servicer, service)]
-    ) as channel:
-        yield RouterServiceStub(channel)
+def router(channel: grpc.aio.Channel) -> RouterServiceAsyncStub:
+    return RouterServiceStub(channel)
 
 
 def ask(
@@ -115,13 +93,19 @@ async def test_a_merchant_gets_its_accounts_ranked_with_reasons(
     assert first.propensity == 1
     assert 1 <= len(first.reasons) <= 4
     assert all(reason.endswith(".") for reason in first.reasons)
-    assert decision.policy_version == "river-linucb-0"
-    assert decision.context_schema == "charge-1"
+    assert decision.policy_version.startswith("linucb-")
+    assert decision.context_schema == "charge-2"
+    assert decision.served_by == router_pb2.Decision.SERVED_BY_LIVE
+    assert decision.routing_policy_version == 1
+    assert decision.outcome_due_time.seconds - decision.create_time.seconds == 86_400
+    assert first.breaker_state == router_pb2.BREAKER_STATE_CLOSED
+    assert 0 < first.expected_value < first.score <= first.upper_bound <= 1
+    assert first.width > 0
     assert decision.expire_time.seconds - decision.create_time.seconds == 900
     assert decision.payment_id == ""
 
 
-async def test_an_account_that_was_added_is_ranked_by_its_own_fee_from_then_on(
+async def test_an_account_that_was_added_is_ranked_with_its_own_fee_from_then_on(
     router: RouterServiceAsyncStub, directory: Directory
 ) -> None:
     tokens = {FIRST: "pm_card_visa", ADDED: "pm_card_visa"}
@@ -137,8 +121,8 @@ async def test_an_account_that_was_added_is_ranked_by_its_own_fee_from_then_on(
     directory.learn(told(2, enabled=True))
     directory.learn(told(1, enabled=False))
     decision = (await router.Decide(ask(tokens), metadata=as_merchant())).decision
-    assert [r.processor_account_id for r in decision.ranking] == [ADDED, FIRST]
-    assert decision.ranking[0].expected_fee.minor_units == 35
+    fees = {r.processor_account_id: r.expected_fee.minor_units for r in decision.ranking}
+    assert fees == {FIRST: 103, ADDED: 35}
 
     directory.learn(told(3, enabled=False))
     decision = (await router.Decide(ask(tokens), metadata=as_merchant())).decision
@@ -194,6 +178,24 @@ async def test_a_repeated_payment_gets_the_same_decision_even_when_more_was_lear
     again.risk = 0.9  # advice, not a term
     assert await router.Decide(again, metadata=PAYMENTS) == first
     assert first.decision.payment_id == PAYMENT
+
+
+async def test_of_racing_repeats_one_decision_stands_and_is_waited_for_once(
+    router: RouterServiceAsyncStub, brain: Brain
+) -> None:
+    racing = [router.Decide(ask(payment=PAYMENT), metadata=PAYMENTS) for _ in range(8)]
+    answered = [(await call).decision for call in racing]
+    assert all(decision == answered[0] for decision in answered)
+    assert brain.learning.counts.waiting == 1
+
+
+async def test_a_refused_repeat_is_not_waited_for(
+    router: RouterServiceAsyncStub, brain: Brain
+) -> None:
+    await router.Decide(ask(payment=PAYMENT), metadata=PAYMENTS)
+    with pytest.raises(grpc.aio.AioRpcError):
+        await router.Decide(ask(payment=PAYMENT, amount=2501), metadata=PAYMENTS)
+    assert brain.learning.counts.waiting == 1
 
 
 async def test_a_repeated_payment_with_other_input_is_refused(
@@ -298,15 +300,18 @@ async def test_a_risk_that_is_no_probability_is_refused(
     assert error_info(caught.value)["field"] == "risk"
 
 
-async def test_outcomes_told_from_outside_move_the_ranking(router: RouterServiceAsyncStub) -> None:
-    for _ in range(3):
+async def test_outcomes_told_from_outside_are_learned_once(
+    router: RouterServiceAsyncStub, brain: Brain, clock: FakeClock
+) -> None:
+    for _ in range(5):
         decision = (await router.Decide(ask(), metadata=as_merchant())).decision
-        told = outcome(decision.decision_id)
+        told = outcome(decision.decision_id, account=FIRST)
         await router.RecordOutcome(told, metadata=as_merchant())
         await router.RecordOutcome(told, metadata=as_merchant())  # a repeat counts once
+    assert brain.knowledge(FIRST, clock().timestamp()).outcomes == 5
     decision = (await router.Decide(ask(), metadata=as_merchant())).decision
-    assert decision.policy_version == "river-linucb-3"
-    assert [r.processor_account_id for r in decision.ranking] == [SECOND, FIRST]
+    expected = {r.processor_account_id: r.expected_success for r in decision.ranking}
+    assert expected[FIRST] < expected[SECOND] < 0.9
 
 
 async def test_an_outcome_is_refused_once_a_payment_used_the_decision(

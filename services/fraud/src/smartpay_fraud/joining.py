@@ -29,7 +29,7 @@ from smartpay.fraud.v1.reviews_pb2_grpc import add_ReviewsServiceServicer_to_ser
 from smartpay.fraud.v1.rules_pb2_grpc import add_RulesServiceServicer_to_server
 from smartpay_chassis.server import App, run, spare_the_collector
 from smartpay_fraud.adapters.bundle_source import BundleError, source_of
-from smartpay_fraud.adapters.memory_file import MemoryFile
+from smartpay_fraud.adapters.memory_file import MemoryFile, forget_erased
 from smartpay_fraud.adapters.payment_events import PaymentEvents
 from smartpay_fraud.adapters.payments_desk import PaymentsDesk
 from smartpay_fraud.adapters.redis_log import NAMES_KEPT_SECONDS, RedisLog
@@ -39,6 +39,7 @@ from smartpay_fraud.adapters.sqlite_history import SqliteHistory
 from smartpay_fraud.adapters.sqlite_past import SqlitePast
 from smartpay_fraud.adapters.sqlite_reviews import SqliteReviews
 from smartpay_fraud.adapters.sqlite_rulebook import SqliteRulebook
+from smartpay_fraud.adapters.sqlite_tail import SqliteTail
 from smartpay_fraud.domain.appraisal import Appraiser
 from smartpay_fraud.domain.features import DAY_MS
 from smartpay_fraud.domain.memory import LocalMemory, Memory
@@ -59,6 +60,7 @@ from smartpay_fraud.server.reviews import ReviewsServicer
 from smartpay_fraud.server.rules import RulesServicer
 from smartpay_fraud.server.scoring import FraudServicer
 from smartpay_fraud.settings import FraudSettings
+from smartpay_fraud.snapshots import taken_apart
 
 log = structlog.get_logger()
 
@@ -67,7 +69,7 @@ async def build(app: App, settings: FraudSettings) -> None:
     """Joins the rooms and rebuilds memory; raises BundleError rather than serve a bad model."""
     history = await SqliteHistory.open(settings.store_path)
     app.on_stop(history.close)
-    kept = MemoryFile(settings.store_path.with_suffix(".memory"))
+    kept = MemoryFile.beside(settings.store_path)
     memory, after = await _memory(app, settings, kept)
     desk = await _desk(app, settings, memory)
     rulebook = Rulebook()
@@ -165,7 +167,7 @@ async def _desk(app: App, settings: FraudSettings, memory: Memory) -> ModelDesk:
         remote = Remote(client)
     desk = await ModelDesk.open(memory, champions, challengers, remote, Watching(), _now)
     app.background("model watch", lambda: desk.keep_fresh(settings.model_poll_seconds))
-    app.background("drift", lambda: desk.keep_reporting(settings.drift_seconds))
+    app.background("drift", lambda: desk.keep_reporting(settings.drift_seconds, app.gauges))
     return desk
 
 
@@ -178,20 +180,28 @@ async def _memory(app: App, settings: FraudSettings, kept: MemoryFile) -> tuple[
     url = settings.memory_url.get_secret_value()
     if not url:
         store, after = kept.load()
+        tail = SqliteTail(settings.store_path)
+        forget_erased(store, tail)
+        tail.close()
         return LocalMemory(store), after
     shared = RedisLog(url, timeout_seconds=settings.memory_timeout_seconds)
     app.on_stop(shared.close)
     memory = ReplicatedMemory(shared)
     await memory.open()
     app.background("shared memory", lambda: memory.keep_up(settings.memory_retry_seconds))
-    app.background("snapshots", lambda: memory.keep_snapshots(settings.memory_snapshot_seconds))
+    app.background(
+        "snapshots", lambda: memory.keep_snapshots(settings.memory_snapshot_seconds, taken_apart)
+    )
     return memory, BEGINNING
 
 
 async def _keep_snapshots(
     app: App, settings: FraudSettings, scoring: Scoring, memory: LocalMemory, kept: MemoryFile
 ) -> None:
-    """Keeps what was rebuilt now, now and then, and at the end."""
+    """Keeps what was rebuilt now, now and then, and at the end.
+
+    Only at the start and at the end is it this process that writes: nobody waits for a score then.
+    """
 
     async def keep() -> None:
         await scoring.standing_still(lambda place: kept.save(memory.dump(), place))
@@ -199,7 +209,9 @@ async def _keep_snapshots(
     async def keep_on() -> None:
         while True:
             await asyncio.sleep(settings.memory_snapshot_seconds)
-            await keep()
+            if not await taken_apart():
+                log.warning("the snapshot's process failed; scoring stands still for one")
+                await keep()
 
     await keep()
     app.on_stop(keep)

@@ -9,12 +9,14 @@ from datetime import datetime
 
 import structlog
 
+from smartpay_chassis.gauges import Gauges
 from smartpay_fraud.adapters.sagemaker_models import Remote, SagemakerModel
 from smartpay_fraud.adapters.serving_models import LocalModel
 from smartpay_fraud.domain.drift import DriftReport, Level
 from smartpay_fraud.domain.memory import Memory
 from smartpay_fraud.domain.models import Lineup
 from smartpay_fraud.domain.watching import Watching
+from smartpay_fraud.drift_gauges import tell
 from smartpay_fraud.model_watch import ModelWatch
 
 log = structlog.get_logger()
@@ -90,15 +92,16 @@ class ModelDesk:
         reference = self.champion.bundle.reference
         return await asyncio.to_thread(self.watching.drift.report, reference, now_ms)
 
-    async def keep_reporting(self, every_seconds: float) -> None:
-        """Writes drift and the comparison to the log now and then, until cancelled."""
+    async def keep_reporting(self, every_seconds: float, gauges: Gauges) -> None:
+        """Tells log and gauges of drift and the comparison now and then, until cancelled."""
         while True:
             await asyncio.sleep(every_seconds)
-            await self.report()
+            await self.report(gauges)
 
-    async def report(self) -> None:
-        """Writes one line; a warning when something has moved."""
+    async def report(self, gauges: Gauges) -> None:
+        """Writes one line, a warning when something has moved, and the gauges."""
         drift, comparison = await self.drift(), self.watching.comparison
+        tell(gauges, drift)
         write = log.info if drift.level is Level.STEADY else log.warning
         write(
             "model drift",

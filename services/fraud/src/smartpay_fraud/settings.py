@@ -37,11 +37,6 @@ class FraudSettings(ServiceSettings):
         validation_alias="FRAUD_ENDPOINT_NAME",
         description="SageMaker endpoint that runs the same bundle; empty: the model runs here.",
     )
-    aws_region: str = Field(
-        default="",
-        validation_alias="AWS_REGION",
-        description="Region of the endpoint and the bundles' bucket; boto3 alone does not read it.",
-    )
     batch_rows_max: Annotated[int, Field(ge=1)] = Field(
         default=128,
         validation_alias="FRAUD_BATCH_ROWS_MAX",

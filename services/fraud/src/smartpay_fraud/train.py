@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from smartpay_fraud.training.champion import ChampionKeptError, IncomparableError
 from smartpay_fraud.training.job import Job, JobError, job_of
 from smartpay_fraud.training.protocol import ProtocolError
 from smartpay_fraud.training.stream import TableError
@@ -23,6 +24,9 @@ _NEEDED = ("onnx", "pyarrow", "safetensors", "torch", "torch_geometric", "xgboos
 USAGE, UNUSABLE, NO_ENVIRONMENT = 64, 65, 78
 """Exit codes (sysexits.h): a job set up wrongly, data that can't be used, packages missing."""
 
+CHAMPION_KEPT = 3
+"""Exit code: all went well, and the model in place is the better one."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Trains as told by the arguments, or by SageMaker; answers the exit code."""
@@ -30,6 +34,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--transactions", type=Path, help="Parquet or CSV table of payments")
     parser.add_argument("--protocol", choices=["handbook"], default="handbook", help="the only one")
     parser.add_argument("--out", type=Path, help="folder of the bundle and its model card")
+    parser.add_argument(
+        "--champion",
+        type=Path,
+        metavar="BUNDLE",
+        help="the bundle to beat, else nothing is replaced; without it the one that --out holds",
+    )
     parser.add_argument(
         "--weeks",
         choices=["test", "validation"],
@@ -52,15 +62,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         job = job_of(os.environ)
         transactions = given.transactions or (job.transactions if job else None)
         out = given.out or (job.out if job else None)
-        pipeline.run(transactions, out, validation=given.weeks == "validation")
+        former = given.champion or (job.champion if job else None)
+        pipeline.run(transactions, out, given.weeks == "validation", former)
     except JobError as error:
         _say(str(error))
         return USAGE
-    except (TableError, ProtocolError) as error:
+    except (TableError, ProtocolError, IncomparableError, ChampionKeptError) as error:
         if job is not None:
             job.failed(error)
         _say(str(error))
-        return UNUSABLE
+        return CHAMPION_KEPT if isinstance(error, ChampionKeptError) else UNUSABLE
     return 0
 
 

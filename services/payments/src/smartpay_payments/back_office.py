@@ -98,7 +98,7 @@ class BackOffice:
 def secret_store(app: App, settings: BackOfficeSettings, beside: Path) -> SecretStore:
     """Opens the store of secrets that the settings name."""
     if settings.secrets_prefix:
-        aws = AwsSecrets.connect(settings.secrets_prefix)
+        aws = AwsSecrets.connect(settings.secrets_prefix, settings.aws_region)
         app.on_stop(aws.close)
         return aws
     folder = settings.secrets_folder or beside.with_name(f"{beside.stem}-secrets")

@@ -66,6 +66,8 @@ def order_of(request: payments_pb2.CreatePaymentRequest) -> Order:
         decision_id=request.decision_id,
         reward_wallet=request.reward_wallet,
         metadata=dict(request.metadata),
+        terminal_id=request.terminal_id,
+        country=request.country,
     )
 
 

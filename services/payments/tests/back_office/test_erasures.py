@@ -15,6 +15,7 @@ PERSONAL = {
     "customer_id": "zoe-7",
     "device_id": "phone-of-zoe",
     "ip_address": "203.0.113.77",
+    "country": "MT",
     "description": "Zoe's flowers",
     "metadata": {"greeting": "Dear Zoe"},
 }
@@ -75,6 +76,7 @@ async def test_an_erasure_keeps_the_books_and_nothing_personal(office: Any) -> N
     )
     assert after.order.merchant_order_id == "order-1"
     assert after.order.metadata == {"greeting": TOMBSTONE}
+    assert (after.order.country, after.order.ip_address) == ("", "")
     assert await office.story.balance(paid) == books
     assert not office.vault.payers
 

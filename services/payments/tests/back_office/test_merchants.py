@@ -82,6 +82,15 @@ async def test_a_change_counts_at_once_and_outlives_a_restart(office: Any) -> No
         assert profile.settings.capture_method == "MANUAL"
 
 
+async def test_a_payment_keeps_the_category_it_was_created_in(office: Any) -> None:
+    for code in ("7922", ""):
+        answered = await update(office, merchant_category=code)
+        assert answered.settings.merchant_category == code
+        terms = (await restarted(office)).directory.terms(*TENANT)
+        made = await office.story.saga.create(office.story.draft(f"key-{code}"), terms)
+        assert (await office.story.read(made)).merchant_category == code
+
+
 async def restarted(office: Any) -> Any:
     """Reads the back office anew from what is stored."""
     app: Any = SimpleNamespace(merchants=TEST_MERCHANTS)

@@ -72,8 +72,8 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         threading.Thread(target=server.serve_forever, daemon=True).start()
         secrets = AwsSecrets.connect(
             "smartpay/test",
+            "eu-central-1",
             endpoint_url=f"http://127.0.0.1:{server.server_port}",
-            region_name="eu-central-1",
             aws_access_key_id="test",
             aws_secret_access_key="test",
         )
@@ -143,3 +143,13 @@ async def test_a_store_that_is_away_is_told_without_the_secret(
     assert refused.value.reason == "UNAVAILABLE"
     assert refused.value.__cause__ is None
     assert "hunter2" not in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize(("given", "used"), [("ap-south-1", "ap-south-1"), ("", "eu-north-1")])
+async def test_secrets_manager_is_asked_in_the_settings_region_before_botos_own(
+    monkeypatch: pytest.MonkeyPatch, given: str, used: str
+) -> None:
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-north-1")
+    secrets = AwsSecrets.connect("smartpay/test", given)
+    assert secrets._client.meta.region_name == used
+    await secrets.close()

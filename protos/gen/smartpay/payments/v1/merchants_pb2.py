@@ -32,7 +32,7 @@ from smartpay.payments.v1 import processor_accounts_pb2 as smartpay_dot_payments
 from smartpay.type.v1 import money_pb2 as smartpay_dot_type_dot_v1_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$smartpay/payments/v1/merchants.proto\x12\x14smartpay.payments.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fsmartpay/access/v1/access.proto\x1a\"smartpay/payments/v1/payment.proto\x1a-smartpay/payments/v1/processor_accounts.proto\x1a\x1csmartpay/type/v1/money.proto\"\xdb\x04\n\x10MerchantSettings\x12P\n\x11\x66raud_fail_policy\x18\x01 \x01(\x0e\x32%.smartpay.payments.v1.FraudFailPolicyB\x0e\xe2\x41\x01\x02\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12@\n\x11\x66raud_fail_limits\x18\x02 \x03(\x0b\x32\x17.smartpay.type.v1.MoneyB\x0c\xe2\x41\x01\x01\xbaH\x05\x92\x01\x02\x10@\x12T\n\x13\x66raud_review_policy\x18\x03 \x01(\x0e\x32\'.smartpay.payments.v1.FraudReviewPolicyB\x0e\xe2\x41\x01\x02\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12K\n\x0e\x63\x61pture_method\x18\x04 \x01(\x0e\x32#.smartpay.payments.v1.CaptureMethodB\x0e\xe2\x41\x01\x02\xbaH\x07\x82\x01\x04\x18\x01\x18\x02\x12Q\n\raccount_order\x18\x05 \x03(\tB:\xe2\x41\x01\x01\xbaH3\x92\x01\x30\x10@\x18\x01\"*r(2&^pac_[a-z][0-9][0-9a-hjkmnp-tv-z]{24}$\x12#\n\x0c\x61ttempts_max\x18\x06 \x01(\x05\x42\r\xe2\x41\x01\x02\xbaH\x06\x1a\x04\x18\x08(\x01\x12\'\n\x0f\x63\x61scade_seconds\x18\x07 \x01(\x05\x42\x0e\xe2\x41\x01\x02\xbaH\x07\x1a\x05\x18\xd8\x04(\x01\x12\x1d\n\x0frewards_enabled\x18\x08 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x35\n\x16reward_vesting_seconds\x18\t \x01(\x03\x42\x10\xe2\x41\x01\x01\xbaH\t\"\x07\x18\x80\xe7\x84\x0f(\x00H\x00\x88\x01\x01\x42\x19\n\x17_reward_vesting_seconds\"\xb8\x01\n\x08Merchant\x12\x13\n\x0bmerchant_id\x18\x01 \x01(\t\x12\x10\n\x08livemode\x18\x02 \x01(\x08\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x38\n\x08settings\x18\x04 \x01(\x0b\x32&.smartpay.payments.v1.MerchantSettings\x12/\n\x0bupdate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x06 \x01(\t\"\xc0\x02\n\rMerchantEvent\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x13\n\x0bspecversion\x18\x03 \x01(\t\x12\x0c\n\x04type\x18\x04 \x01(\t\x12\x0f\n\x07subject\x18\x05 \x01(\t\x12(\n\x04time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08sequence\x18\x07 \x01(\x03\x12\x13\n\x0bmerchant_id\x18\x08 \x01(\t\x12\x10\n\x08livemode\x18\t \x01(\x08\x12\x38\n\x08settings\x18\n \x01(\x0b\x32&.smartpay.payments.v1.MerchantSettings\x12\x42\n\x12processor_accounts\x18\x0b \x03(\x0b\x32&.smartpay.payments.v1.ProcessorAccount\"\x14\n\x12GetMerchantRequest\"G\n\x13GetMerchantResponse\x12\x30\n\x08merchant\x18\x01 \x01(\x0b\x32\x1e.smartpay.payments.v1.Merchant\"z\n\x15UpdateMerchantRequest\x12\x1b\n\x04\x65tag\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x10\x01\x18@\x12\x44\n\x08settings\x18\x02 \x01(\x0b\x32&.smartpay.payments.v1.MerchantSettingsB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\"J\n\x16UpdateMerchantResponse\x12\x30\n\x08merchant\x18\x01 \x01(\x0b\x32\x1e.smartpay.payments.v1.Merchant*\x8b\x01\n\x0f\x46raudFailPolicy\x12!\n\x1d\x46RAUD_FAIL_POLICY_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x46RAUD_FAIL_POLICY_OPEN\x10\x01\x12\x1c\n\x18\x46RAUD_FAIL_POLICY_CLOSED\x10\x02\x12\x1b\n\x17\x46RAUD_FAIL_POLICY_RULES\x10\x03*\x95\x01\n\x11\x46raudReviewPolicy\x12#\n\x1f\x46RAUD_REVIEW_POLICY_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x46RAUD_REVIEW_POLICY_CHARGE\x10\x01\x12\x1d\n\x19\x46RAUD_REVIEW_POLICY_BLOCK\x10\x02\x12\x1c\n\x18\x46RAUD_REVIEW_POLICY_HOLD\x10\x03\x32\xa5\x03\n\x10MerchantsService\x12\xbc\x01\n\x0bGetMerchant\x12(.smartpay.payments.v1.GetMerchantRequest\x1a).smartpay.payments.v1.GetMerchantResponse\"X\x90\x02\x01\xaa\xed\x18\x1c\n\x16smartpay/payments.read\x1a\x02\x08\x05\x82\xd3\xe4\x93\x02/\x12\t/merchantZ\x18\x12\x0c/v1/merchantb\x08merchantb\x08merchant\x12\xd1\x01\n\x0eUpdateMerchant\x12+.smartpay.payments.v1.UpdateMerchantRequest\x1a,.smartpay.payments.v1.UpdateMerchantResponse\"d\x90\x02\x02\xaa\xed\x18\x14\n\x0esmartpay/admin\x1a\x02\x08\x05\x82\xd3\xe4\x93\x02\x43\"\x10/merchant:update:\x01*Z\"\"\x13/v1/merchant:update:\x01*b\x08merchantb\x08merchantb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$smartpay/payments/v1/merchants.proto\x12\x14smartpay.payments.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fsmartpay/access/v1/access.proto\x1a\"smartpay/payments/v1/payment.proto\x1a-smartpay/payments/v1/processor_accounts.proto\x1a\x1csmartpay/type/v1/money.proto\"\x90\x05\n\x10MerchantSettings\x12P\n\x11\x66raud_fail_policy\x18\x01 \x01(\x0e\x32%.smartpay.payments.v1.FraudFailPolicyB\x0e\xe2\x41\x01\x02\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12@\n\x11\x66raud_fail_limits\x18\x02 \x03(\x0b\x32\x17.smartpay.type.v1.MoneyB\x0c\xe2\x41\x01\x01\xbaH\x05\x92\x01\x02\x10@\x12T\n\x13\x66raud_review_policy\x18\x03 \x01(\x0e\x32\'.smartpay.payments.v1.FraudReviewPolicyB\x0e\xe2\x41\x01\x02\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12K\n\x0e\x63\x61pture_method\x18\x04 \x01(\x0e\x32#.smartpay.payments.v1.CaptureMethodB\x0e\xe2\x41\x01\x02\xbaH\x07\x82\x01\x04\x18\x01\x18\x02\x12Q\n\raccount_order\x18\x05 \x03(\tB:\xe2\x41\x01\x01\xbaH3\x92\x01\x30\x10@\x18\x01\"*r(2&^pac_[a-z][0-9][0-9a-hjkmnp-tv-z]{24}$\x12#\n\x0c\x61ttempts_max\x18\x06 \x01(\x05\x42\r\xe2\x41\x01\x02\xbaH\x06\x1a\x04\x18\x08(\x01\x12\'\n\x0f\x63\x61scade_seconds\x18\x07 \x01(\x05\x42\x0e\xe2\x41\x01\x02\xbaH\x07\x1a\x05\x18\xd8\x04(\x01\x12\x1d\n\x0frewards_enabled\x18\x08 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x35\n\x16reward_vesting_seconds\x18\t \x01(\x03\x42\x10\xe2\x41\x01\x01\xbaH\t\"\x07\x18\x80\xe7\x84\x0f(\x00H\x00\x88\x01\x01\x12\x33\n\x11merchant_category\x18\n \x01(\tB\x18\xe2\x41\x01\x01\xbaH\x11r\x0f\x32\r^([0-9]{4})?$B\x19\n\x17_reward_vesting_seconds\"\xb8\x01\n\x08Merchant\x12\x13\n\x0bmerchant_id\x18\x01 \x01(\t\x12\x10\n\x08livemode\x18\x02 \x01(\x08\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x38\n\x08settings\x18\x04 \x01(\x0b\x32&.smartpay.payments.v1.MerchantSettings\x12/\n\x0bupdate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x06 \x01(\t\"\xc0\x02\n\rMerchantEvent\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x13\n\x0bspecversion\x18\x03 \x01(\t\x12\x0c\n\x04type\x18\x04 \x01(\t\x12\x0f\n\x07subject\x18\x05 \x01(\t\x12(\n\x04time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08sequence\x18\x07 \x01(\x03\x12\x13\n\x0bmerchant_id\x18\x08 \x01(\t\x12\x10\n\x08livemode\x18\t \x01(\x08\x12\x38\n\x08settings\x18\n \x01(\x0b\x32&.smartpay.payments.v1.MerchantSettings\x12\x42\n\x12processor_accounts\x18\x0b \x03(\x0b\x32&.smartpay.payments.v1.ProcessorAccount\"\x14\n\x12GetMerchantRequest\"G\n\x13GetMerchantResponse\x12\x30\n\x08merchant\x18\x01 \x01(\x0b\x32\x1e.smartpay.payments.v1.Merchant\"z\n\x15UpdateMerchantRequest\x12\x1b\n\x04\x65tag\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x10\x01\x18@\x12\x44\n\x08settings\x18\x02 \x01(\x0b\x32&.smartpay.payments.v1.MerchantSettingsB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\"J\n\x16UpdateMerchantResponse\x12\x30\n\x08merchant\x18\x01 \x01(\x0b\x32\x1e.smartpay.payments.v1.Merchant*\x8b\x01\n\x0f\x46raudFailPolicy\x12!\n\x1d\x46RAUD_FAIL_POLICY_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x46RAUD_FAIL_POLICY_OPEN\x10\x01\x12\x1c\n\x18\x46RAUD_FAIL_POLICY_CLOSED\x10\x02\x12\x1b\n\x17\x46RAUD_FAIL_POLICY_RULES\x10\x03*\x95\x01\n\x11\x46raudReviewPolicy\x12#\n\x1f\x46RAUD_REVIEW_POLICY_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x46RAUD_REVIEW_POLICY_CHARGE\x10\x01\x12\x1d\n\x19\x46RAUD_REVIEW_POLICY_BLOCK\x10\x02\x12\x1c\n\x18\x46RAUD_REVIEW_POLICY_HOLD\x10\x03\x32\xa5\x03\n\x10MerchantsService\x12\xbc\x01\n\x0bGetMerchant\x12(.smartpay.payments.v1.GetMerchantRequest\x1a).smartpay.payments.v1.GetMerchantResponse\"X\x90\x02\x01\xaa\xed\x18\x1c\n\x16smartpay/payments.read\x1a\x02\x08\x05\x82\xd3\xe4\x93\x02/\x12\t/merchantZ\x18\x12\x0c/v1/merchantb\x08merchantb\x08merchant\x12\xd1\x01\n\x0eUpdateMerchant\x12+.smartpay.payments.v1.UpdateMerchantRequest\x1a,.smartpay.payments.v1.UpdateMerchantResponse\"d\x90\x02\x02\xaa\xed\x18\x14\n\x0esmartpay/admin\x1a\x02\x08\x05\x82\xd3\xe4\x93\x02\x43\"\x10/merchant:update:\x01*Z\"\"\x13/v1/merchant:update:\x01*b\x08merchantb\x08merchantb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -57,6 +57,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MERCHANTSETTINGS'].fields_by_name['rewards_enabled']._serialized_options = b'\342A\001\001'
   _globals['_MERCHANTSETTINGS'].fields_by_name['reward_vesting_seconds']._loaded_options = None
   _globals['_MERCHANTSETTINGS'].fields_by_name['reward_vesting_seconds']._serialized_options = b'\342A\001\001\272H\t\"\007\030\200\347\204\017(\000'
+  _globals['_MERCHANTSETTINGS'].fields_by_name['merchant_category']._loaded_options = None
+  _globals['_MERCHANTSETTINGS'].fields_by_name['merchant_category']._serialized_options = b'\342A\001\001\272H\021r\0172\r^([0-9]{4})?$'
   _globals['_UPDATEMERCHANTREQUEST'].fields_by_name['etag']._loaded_options = None
   _globals['_UPDATEMERCHANTREQUEST'].fields_by_name['etag']._serialized_options = b'\342A\001\002\272H\006r\004\020\001\030@'
   _globals['_UPDATEMERCHANTREQUEST'].fields_by_name['settings']._loaded_options = None
@@ -65,24 +67,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MERCHANTSSERVICE'].methods_by_name['GetMerchant']._serialized_options = b'\220\002\001\252\355\030\034\n\026smartpay/payments.read\032\002\010\005\202\323\344\223\002/\022\t/merchantZ\030\022\014/v1/merchantb\010merchantb\010merchant'
   _globals['_MERCHANTSSERVICE'].methods_by_name['UpdateMerchant']._loaded_options = None
   _globals['_MERCHANTSSERVICE'].methods_by_name['UpdateMerchant']._serialized_options = b'\220\002\002\252\355\030\024\n\016smartpay/admin\032\002\010\005\202\323\344\223\002C\"\020/merchant:update:\001*Z\"\"\023/v1/merchant:update:\001*b\010merchantb\010merchant'
-  _globals['_FRAUDFAILPOLICY']._serialized_start=1745
-  _globals['_FRAUDFAILPOLICY']._serialized_end=1884
-  _globals['_FRAUDREVIEWPOLICY']._serialized_start=1887
-  _globals['_FRAUDREVIEWPOLICY']._serialized_end=2036
+  _globals['_FRAUDFAILPOLICY']._serialized_start=1798
+  _globals['_FRAUDFAILPOLICY']._serialized_end=1937
+  _globals['_FRAUDREVIEWPOLICY']._serialized_start=1940
+  _globals['_FRAUDREVIEWPOLICY']._serialized_end=2089
   _globals['_MERCHANTSETTINGS']._serialized_start=334
-  _globals['_MERCHANTSETTINGS']._serialized_end=937
-  _globals['_MERCHANT']._serialized_start=940
-  _globals['_MERCHANT']._serialized_end=1124
-  _globals['_MERCHANTEVENT']._serialized_start=1127
-  _globals['_MERCHANTEVENT']._serialized_end=1447
-  _globals['_GETMERCHANTREQUEST']._serialized_start=1449
-  _globals['_GETMERCHANTREQUEST']._serialized_end=1469
-  _globals['_GETMERCHANTRESPONSE']._serialized_start=1471
-  _globals['_GETMERCHANTRESPONSE']._serialized_end=1542
-  _globals['_UPDATEMERCHANTREQUEST']._serialized_start=1544
-  _globals['_UPDATEMERCHANTREQUEST']._serialized_end=1666
-  _globals['_UPDATEMERCHANTRESPONSE']._serialized_start=1668
-  _globals['_UPDATEMERCHANTRESPONSE']._serialized_end=1742
-  _globals['_MERCHANTSSERVICE']._serialized_start=2039
-  _globals['_MERCHANTSSERVICE']._serialized_end=2460
+  _globals['_MERCHANTSETTINGS']._serialized_end=990
+  _globals['_MERCHANT']._serialized_start=993
+  _globals['_MERCHANT']._serialized_end=1177
+  _globals['_MERCHANTEVENT']._serialized_start=1180
+  _globals['_MERCHANTEVENT']._serialized_end=1500
+  _globals['_GETMERCHANTREQUEST']._serialized_start=1502
+  _globals['_GETMERCHANTREQUEST']._serialized_end=1522
+  _globals['_GETMERCHANTRESPONSE']._serialized_start=1524
+  _globals['_GETMERCHANTRESPONSE']._serialized_end=1595
+  _globals['_UPDATEMERCHANTREQUEST']._serialized_start=1597
+  _globals['_UPDATEMERCHANTREQUEST']._serialized_end=1719
+  _globals['_UPDATEMERCHANTRESPONSE']._serialized_start=1721
+  _globals['_UPDATEMERCHANTRESPONSE']._serialized_end=1795
+  _globals['_MERCHANTSSERVICE']._serialized_start=2092
+  _globals['_MERCHANTSSERVICE']._serialized_end=2513
 # @@protoc_insertion_point(module_scope)

@@ -94,6 +94,7 @@ class MerchantSettings(_message.Message):
     CASCADE_SECONDS_FIELD_NUMBER: _builtins.int
     REWARDS_ENABLED_FIELD_NUMBER: _builtins.int
     REWARD_VESTING_SECONDS_FIELD_NUMBER: _builtins.int
+    MERCHANT_CATEGORY_FIELD_NUMBER: _builtins.int
     fraud_fail_policy: Global___FraudFailPolicy.ValueType
     """What to do when fraud can't be asked in time."""
     fraud_review_policy: Global___FraudReviewPolicy.ValueType
@@ -109,6 +110,10 @@ class MerchantSettings(_message.Message):
     reward_vesting_seconds: _builtins.int
     """How long a reward waits after the capture, so that refunds cancel it; the service's own
     setting when absent. 0 to 31536000.
+    """
+    merchant_category: _builtins.str
+    """What the merchant sells, for fraud: a merchant category code of ISO 18245, for instance 5732.
+    Payments created from now on carry it.
     """
     @_builtins.property
     def fraud_fail_limits(self) -> _containers.RepeatedCompositeFieldContainer[_money_pb2.Money]:
@@ -134,10 +139,11 @@ class MerchantSettings(_message.Message):
         cascade_seconds: _builtins.int = ...,
         rewards_enabled: _builtins.bool = ...,
         reward_vesting_seconds: _builtins.int | None = ...,
+        merchant_category: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_reward_vesting_seconds", b"_reward_vesting_seconds", "reward_vesting_seconds", b"reward_vesting_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reward_vesting_seconds", b"_reward_vesting_seconds", "account_order", b"account_order", "attempts_max", b"attempts_max", "capture_method", b"capture_method", "cascade_seconds", b"cascade_seconds", "fraud_fail_limits", b"fraud_fail_limits", "fraud_fail_policy", b"fraud_fail_policy", "fraud_review_policy", b"fraud_review_policy", "reward_vesting_seconds", b"reward_vesting_seconds", "rewards_enabled", b"rewards_enabled"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reward_vesting_seconds", b"_reward_vesting_seconds", "account_order", b"account_order", "attempts_max", b"attempts_max", "capture_method", b"capture_method", "cascade_seconds", b"cascade_seconds", "fraud_fail_limits", b"fraud_fail_limits", "fraud_fail_policy", b"fraud_fail_policy", "fraud_review_policy", b"fraud_review_policy", "merchant_category", b"merchant_category", "reward_vesting_seconds", b"reward_vesting_seconds", "rewards_enabled", b"rewards_enabled"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__reward_vesting_seconds: _TypeAlias = _typing.Literal["reward_vesting_seconds"]  # noqa: Y015
     _WhichOneofArgType__reward_vesting_seconds: _TypeAlias = _typing.Literal["_reward_vesting_seconds", b"_reward_vesting_seconds"]  # noqa: Y015

@@ -354,6 +354,8 @@ class CreatePaymentRequest(_message.Message):
     METADATA_FIELD_NUMBER: _builtins.int
     CONFIRM_LATER_FIELD_NUMBER: _builtins.int
     INSTRUMENT_ID_FIELD_NUMBER: _builtins.int
+    TERMINAL_ID_FIELD_NUMBER: _builtins.int
+    COUNTRY_FIELD_NUMBER: _builtins.int
     capture_method: _payment_pb2.CaptureMethod.ValueType
     """Whether the money is taken at once."""
     merchant_order_id: _builtins.str
@@ -384,6 +386,12 @@ class CreatePaymentRequest(_message.Message):
     """
     instrument_id: _builtins.str
     """A saved instrument of a customer, in place of instrument."""
+    terminal_id: _builtins.str
+    """The point of sale, shop or sub-merchant, for fraud. When absent, the merchant itself counts
+    as the one place of sale. At most 64 characters.
+    """
+    country: _builtins.str
+    """The country of the payer's billing address, for fraud: ISO 3166-1 alpha-2, for instance DE."""
     @_builtins.property
     def amount(self) -> _money_pb2.Money:
         """What the payer is to pay."""
@@ -415,10 +423,12 @@ class CreatePaymentRequest(_message.Message):
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         confirm_later: _builtins.bool = ...,
         instrument_id: _builtins.str = ...,
+        terminal_id: _builtins.str = ...,
+        country: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "instrument", b"instrument"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "capture_method", b"capture_method", "confirm_later", b"confirm_later", "customer_id", b"customer_id", "decision_id", b"decision_id", "description", b"description", "device_id", b"device_id", "initiator", b"initiator", "instrument", b"instrument", "instrument_id", b"instrument_id", "ip_address", b"ip_address", "merchant_order_id", b"merchant_order_id", "metadata", b"metadata", "off_session", b"off_session", "reward_wallet", b"reward_wallet", "statement_descriptor", b"statement_descriptor"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "capture_method", b"capture_method", "confirm_later", b"confirm_later", "country", b"country", "customer_id", b"customer_id", "decision_id", b"decision_id", "description", b"description", "device_id", b"device_id", "initiator", b"initiator", "instrument", b"instrument", "instrument_id", b"instrument_id", "ip_address", b"ip_address", "merchant_order_id", b"merchant_order_id", "metadata", b"metadata", "off_session", b"off_session", "reward_wallet", b"reward_wallet", "statement_descriptor", b"statement_descriptor", "terminal_id", b"terminal_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -593,6 +603,157 @@ class ListPaymentsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListPaymentsResponse: _TypeAlias = ListPaymentsResponse  # noqa: Y015
+
+@_typing.final
+class UpdatePaymentRequest(_message.Message):
+    """Asks to change a payment that requires confirmation. A field that is absent stays as it is; an
+    empty text empties it.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    PAYMENT_ID_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    INSTRUMENT_FIELD_NUMBER: _builtins.int
+    INSTRUMENT_ID_FIELD_NUMBER: _builtins.int
+    CUSTOMER_ID_FIELD_NUMBER: _builtins.int
+    DEVICE_ID_FIELD_NUMBER: _builtins.int
+    IP_ADDRESS_FIELD_NUMBER: _builtins.int
+    COUNTRY_FIELD_NUMBER: _builtins.int
+    STATEMENT_DESCRIPTOR_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    REWARD_WALLET_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    payment_id: _builtins.str
+    """The payment."""
+    etag: _builtins.str
+    """The etag of the payment as it was read, so that nobody else's change is lost."""
+    instrument_id: _builtins.str
+    """A saved instrument of a customer, in place of the instrument before."""
+    customer_id: _builtins.str
+    """The merchant's own id of the payer. At most 64 characters."""
+    device_id: _builtins.str
+    """The payer's device. At most 64 characters."""
+    ip_address: _builtins.str
+    """The payer's IPv4 or IPv6 address."""
+    country: _builtins.str
+    """The country of the payer's billing address: ISO 3166-1 alpha-2."""
+    statement_descriptor: _builtins.str
+    """What the payer reads on the statement. At most 22 characters, none of <>\\'"*."""
+    description: _builtins.str
+    """A note for the merchant's own people. At most 255 characters."""
+    reward_wallet: _builtins.str
+    """The Solana wallet that gets the reward; empty for the configured default. Base58."""
+    @_builtins.property
+    def amount(self) -> _money_pb2.Money:
+        """What the payer is to pay, in place of the amount before."""
+
+    @_builtins.property
+    def instrument(self) -> _instrument_pb2.Instrument:
+        """What the payer pays with, in place of the instrument before. Not together with instrument_id."""
+
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Pairs to set; one with an empty value is removed. At most 20 stay, keys 1 to 40 characters,
+        values at most 200.
+        """
+
+    def __init__(
+        self,
+        *,
+        payment_id: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        amount: _money_pb2.Money | None = ...,
+        instrument: _instrument_pb2.Instrument | None = ...,
+        instrument_id: _builtins.str = ...,
+        customer_id: _builtins.str | None = ...,
+        device_id: _builtins.str | None = ...,
+        ip_address: _builtins.str | None = ...,
+        country: _builtins.str | None = ...,
+        statement_descriptor: _builtins.str | None = ...,
+        description: _builtins.str | None = ...,
+        reward_wallet: _builtins.str | None = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_country", b"_country", "_customer_id", b"_customer_id", "_description", b"_description", "_device_id", b"_device_id", "_ip_address", b"_ip_address", "_reward_wallet", b"_reward_wallet", "_statement_descriptor", b"_statement_descriptor", "amount", b"amount", "country", b"country", "customer_id", b"customer_id", "description", b"description", "device_id", b"device_id", "instrument", b"instrument", "ip_address", b"ip_address", "reward_wallet", b"reward_wallet", "statement_descriptor", b"statement_descriptor"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_country", b"_country", "_customer_id", b"_customer_id", "_description", b"_description", "_device_id", b"_device_id", "_ip_address", b"_ip_address", "_reward_wallet", b"_reward_wallet", "_statement_descriptor", b"_statement_descriptor", "amount", b"amount", "country", b"country", "customer_id", b"customer_id", "description", b"description", "device_id", b"device_id", "etag", b"etag", "instrument", b"instrument", "instrument_id", b"instrument_id", "ip_address", b"ip_address", "metadata", b"metadata", "payment_id", b"payment_id", "reward_wallet", b"reward_wallet", "statement_descriptor", b"statement_descriptor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__country: _TypeAlias = _typing.Literal["country"]  # noqa: Y015
+    _WhichOneofArgType__country: _TypeAlias = _typing.Literal["_country", b"_country"]  # noqa: Y015
+    _WhichOneofReturnType__customer_id: _TypeAlias = _typing.Literal["customer_id"]  # noqa: Y015
+    _WhichOneofArgType__customer_id: _TypeAlias = _typing.Literal["_customer_id", b"_customer_id"]  # noqa: Y015
+    _WhichOneofReturnType__description: _TypeAlias = _typing.Literal["description"]  # noqa: Y015
+    _WhichOneofArgType__description: _TypeAlias = _typing.Literal["_description", b"_description"]  # noqa: Y015
+    _WhichOneofReturnType__device_id: _TypeAlias = _typing.Literal["device_id"]  # noqa: Y015
+    _WhichOneofArgType__device_id: _TypeAlias = _typing.Literal["_device_id", b"_device_id"]  # noqa: Y015
+    _WhichOneofReturnType__ip_address: _TypeAlias = _typing.Literal["ip_address"]  # noqa: Y015
+    _WhichOneofArgType__ip_address: _TypeAlias = _typing.Literal["_ip_address", b"_ip_address"]  # noqa: Y015
+    _WhichOneofReturnType__reward_wallet: _TypeAlias = _typing.Literal["reward_wallet"]  # noqa: Y015
+    _WhichOneofArgType__reward_wallet: _TypeAlias = _typing.Literal["_reward_wallet", b"_reward_wallet"]  # noqa: Y015
+    _WhichOneofReturnType__statement_descriptor: _TypeAlias = _typing.Literal["statement_descriptor"]  # noqa: Y015
+    _WhichOneofArgType__statement_descriptor: _TypeAlias = _typing.Literal["_statement_descriptor", b"_statement_descriptor"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__country) -> _WhichOneofReturnType__country | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__customer_id) -> _WhichOneofReturnType__customer_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__description) -> _WhichOneofReturnType__description | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__device_id) -> _WhichOneofReturnType__device_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ip_address) -> _WhichOneofReturnType__ip_address | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reward_wallet) -> _WhichOneofReturnType__reward_wallet | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__statement_descriptor) -> _WhichOneofReturnType__statement_descriptor | None: ...
+
+Global___UpdatePaymentRequest: _TypeAlias = UpdatePaymentRequest  # noqa: Y015
+
+@_typing.final
+class UpdatePaymentResponse(_message.Message):
+    """The payment after the change."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAYMENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def payment(self) -> _payment_pb2.Payment:
+        """The payment."""
+
+    def __init__(
+        self,
+        *,
+        payment: _payment_pb2.Payment | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["payment", b"payment"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["payment", b"payment"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdatePaymentResponse: _TypeAlias = UpdatePaymentResponse  # noqa: Y015
 
 @_typing.final
 class ConfirmPaymentRequest(_message.Message):

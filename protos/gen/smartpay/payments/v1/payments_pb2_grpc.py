@@ -50,6 +50,11 @@ class PaymentsServiceStub:
                 request_serializer=smartpay_dot_payments_dot_v1_dot_payments__pb2.ListPaymentsRequest.SerializeToString,
                 response_deserializer=smartpay_dot_payments_dot_v1_dot_payments__pb2.ListPaymentsResponse.FromString,
                 _registered_method=True)
+        self.UpdatePayment = channel.unary_unary(
+                '/smartpay.payments.v1.PaymentsService/UpdatePayment',
+                request_serializer=smartpay_dot_payments_dot_v1_dot_payments__pb2.UpdatePaymentRequest.SerializeToString,
+                response_deserializer=smartpay_dot_payments_dot_v1_dot_payments__pb2.UpdatePaymentResponse.FromString,
+                _registered_method=True)
         self.ConfirmPayment = channel.unary_unary(
                 '/smartpay.payments.v1.PaymentsService/ConfirmPayment',
                 request_serializer=smartpay_dot_payments_dot_v1_dot_payments__pb2.ConfirmPaymentRequest.SerializeToString,
@@ -114,6 +119,17 @@ class PaymentsServiceServicer:
 
         The order never changes, so payments made meanwhile neither repeat nor hide others. With a
         rare filter a page may hold fewer than asked for, even none, and still have a next one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdatePayment(self, request, context):
+        """Changes what a payment asks for, before it is charged: only while it requires confirmation and
+        nothing was tried. Fields that are absent stay as they are.
+
+        An earlier decision_id is dropped when amount or instrument change, because it was made for the
+        old ones. ABORTED (409) when somebody else changed the payment since it was read.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -195,6 +211,11 @@ def add_PaymentsServiceServicer_to_server(servicer, server):
                     servicer.ListPayments,
                     request_deserializer=smartpay_dot_payments_dot_v1_dot_payments__pb2.ListPaymentsRequest.FromString,
                     response_serializer=smartpay_dot_payments_dot_v1_dot_payments__pb2.ListPaymentsResponse.SerializeToString,
+            ),
+            'UpdatePayment': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdatePayment,
+                    request_deserializer=smartpay_dot_payments_dot_v1_dot_payments__pb2.UpdatePaymentRequest.FromString,
+                    response_serializer=smartpay_dot_payments_dot_v1_dot_payments__pb2.UpdatePaymentResponse.SerializeToString,
             ),
             'ConfirmPayment': grpc.unary_unary_rpc_method_handler(
                     servicer.ConfirmPayment,
@@ -314,6 +335,33 @@ class PaymentsService:
             '/smartpay.payments.v1.PaymentsService/ListPayments',
             smartpay_dot_payments_dot_v1_dot_payments__pb2.ListPaymentsRequest.SerializeToString,
             smartpay_dot_payments_dot_v1_dot_payments__pb2.ListPaymentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdatePayment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/smartpay.payments.v1.PaymentsService/UpdatePayment',
+            smartpay_dot_payments_dot_v1_dot_payments__pb2.UpdatePaymentRequest.SerializeToString,
+            smartpay_dot_payments_dot_v1_dot_payments__pb2.UpdatePaymentResponse.FromString,
             options,
             channel_credentials,
             insecure,

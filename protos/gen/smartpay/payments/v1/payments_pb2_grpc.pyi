@@ -48,6 +48,13 @@ class PaymentsServiceStub:
     The order never changes, so payments made meanwhile neither repeat nor hide others. With a
     rare filter a page may hold fewer than asked for, even none, and still have a next one.
     """
+    UpdatePayment: _grpc.UnaryUnaryMultiCallable[_payments_pb2.UpdatePaymentRequest, _payments_pb2.UpdatePaymentResponse]
+    """Changes what a payment asks for, before it is charged: only while it requires confirmation and
+    nothing was tried. Fields that are absent stay as they are.
+
+    An earlier decision_id is dropped when amount or instrument change, because it was made for the
+    old ones. ABORTED (409) when somebody else changed the payment since it was read.
+    """
     ConfirmPayment: _grpc.UnaryUnaryMultiCallable[_payments_pb2.ConfirmPaymentRequest, _payments_pb2.ConfirmPaymentResponse]
     """Charges a payment that was created with confirm_later, or asks how the payer's action ended.
 
@@ -99,6 +106,13 @@ class PaymentsServiceAsyncStub(PaymentsServiceStub):
 
     The order never changes, so payments made meanwhile neither repeat nor hide others. With a
     rare filter a page may hold fewer than asked for, even none, and still have a next one.
+    """
+    UpdatePayment: _aio.UnaryUnaryMultiCallable[_payments_pb2.UpdatePaymentRequest, _payments_pb2.UpdatePaymentResponse]  # type: ignore[assignment]
+    """Changes what a payment asks for, before it is charged: only while it requires confirmation and
+    nothing was tried. Fields that are absent stay as they are.
+
+    An earlier decision_id is dropped when amount or instrument change, because it was made for the
+    old ones. ABORTED (409) when somebody else changed the payment since it was read.
     """
     ConfirmPayment: _aio.UnaryUnaryMultiCallable[_payments_pb2.ConfirmPaymentRequest, _payments_pb2.ConfirmPaymentResponse]  # type: ignore[assignment]
     """Charges a payment that was created with confirm_later, or asks how the payer's action ended.
@@ -166,6 +180,19 @@ class PaymentsServiceServicer(metaclass=_abc_1.ABCMeta):
 
         The order never changes, so payments made meanwhile neither repeat nor hide others. With a
         rare filter a page may hold fewer than asked for, even none, and still have a next one.
+        """
+
+    @_abc_1.abstractmethod
+    def UpdatePayment(
+        self,
+        request: _payments_pb2.UpdatePaymentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payments_pb2.UpdatePaymentResponse, _abc.Awaitable[_payments_pb2.UpdatePaymentResponse]]:
+        """Changes what a payment asks for, before it is charged: only while it requires confirmation and
+        nothing was tried. Fields that are absent stay as they are.
+
+        An earlier decision_id is dropped when amount or instrument change, because it was made for the
+        old ones. ABORTED (409) when somebody else changed the payment since it was read.
         """
 
     @_abc_1.abstractmethod

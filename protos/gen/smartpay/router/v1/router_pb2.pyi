@@ -22,6 +22,34 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _BreakerState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BreakerStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BreakerState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BREAKER_STATE_UNSPECIFIED: _BreakerState.ValueType  # 0
+    """Not stated."""
+    BREAKER_STATE_CLOSED: _BreakerState.ValueType  # 1
+    """It works."""
+    BREAKER_STATE_OPEN: _BreakerState.ValueType  # 2
+    """It fails: it stands behind all that work, and gets a probe now and then."""
+    BREAKER_STATE_PROBING: _BreakerState.ValueType  # 3
+    """Probes succeed; a few more and it works again."""
+
+class BreakerState(_BreakerState, metaclass=_BreakerStateEnumTypeWrapper):
+    """Whether a processor is believed to work. Values may be added."""
+
+BREAKER_STATE_UNSPECIFIED: BreakerState.ValueType  # 0
+"""Not stated."""
+BREAKER_STATE_CLOSED: BreakerState.ValueType  # 1
+"""It works."""
+BREAKER_STATE_OPEN: BreakerState.ValueType  # 2
+"""It fails: it stands behind all that work, and gets a probe now and then."""
+BREAKER_STATE_PROBING: BreakerState.ValueType  # 3
+"""Probes succeed; a few more and it works again."""
+Global___BreakerState: _TypeAlias = BreakerState  # noqa: Y015
+
 class _Outcome:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -38,6 +66,8 @@ class _OutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Outcome.Value
     """Nobody said anything useful: timeout, connection lost, server error."""
     OUTCOME_ABANDONED: _Outcome.ValueType  # 4
     """The payer went away."""
+    OUTCOME_FRAUD: _Outcome.ValueType  # 5
+    """Refused because it was taken for fraud: it says nothing about the account."""
 
 class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper):
     """What became of one try. Values may be added."""
@@ -52,6 +82,8 @@ OUTCOME_TECHNICAL_FAILURE: Outcome.ValueType  # 3
 """Nobody said anything useful: timeout, connection lost, server error."""
 OUTCOME_ABANDONED: Outcome.ValueType  # 4
 """The payer went away."""
+OUTCOME_FRAUD: Outcome.ValueType  # 5
+"""Refused because it was taken for fraud: it says nothing about the account."""
 Global___Outcome: _TypeAlias = Outcome  # noqa: Y015
 
 class _ErrorReason:
@@ -83,8 +115,24 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Example: {"reason": "ACCOUNT_NOT_RANKED", "metadata": {"field": "processor_account_id"}}
     """
     ERROR_REASON_ACCOUNT_UNKNOWN: _ErrorReason.ValueType  # 6
-    """A token names an account that this merchant doesn't have.
+    """A token, or a routing policy, names an account that this merchant doesn't have.
     Example: {"reason": "ACCOUNT_UNKNOWN", "metadata": {"field": "instrument.tokens"}}
+    """
+    ERROR_REASON_POLICY_INVALID: _ErrorReason.ValueType  # 7
+    """The routing policy can't be followed as it stands.
+    Example: {"reason": "POLICY_INVALID", "metadata": {"field": "terms.splits[0].shares"}}
+    """
+    ERROR_REASON_ETAG_MISMATCH: _ErrorReason.ValueType  # 8
+    """Somebody changed the policy since it was read; read it and decide again.
+    Example: {"reason": "ETAG_MISMATCH", "metadata": {"field": "etag"}}
+    """
+    ERROR_REASON_POLICY_VERSION_NOT_FOUND: _ErrorReason.ValueType  # 9
+    """The merchant's routing policy never had such a version.
+    Example: {"reason": "POLICY_VERSION_NOT_FOUND", "metadata": {"field": "version"}}
+    """
+    ERROR_REASON_LOG_TOO_THIN: _ErrorReason.ValueType  # 10
+    """Too few decisions with an outcome, or none that the proposed policy would make, to evaluate it.
+    Example: {"reason": "LOG_TOO_THIN", "metadata": {"decisions": "3"}}
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -113,8 +161,24 @@ ERROR_REASON_ACCOUNT_NOT_RANKED: ErrorReason.ValueType  # 5
 Example: {"reason": "ACCOUNT_NOT_RANKED", "metadata": {"field": "processor_account_id"}}
 """
 ERROR_REASON_ACCOUNT_UNKNOWN: ErrorReason.ValueType  # 6
-"""A token names an account that this merchant doesn't have.
+"""A token, or a routing policy, names an account that this merchant doesn't have.
 Example: {"reason": "ACCOUNT_UNKNOWN", "metadata": {"field": "instrument.tokens"}}
+"""
+ERROR_REASON_POLICY_INVALID: ErrorReason.ValueType  # 7
+"""The routing policy can't be followed as it stands.
+Example: {"reason": "POLICY_INVALID", "metadata": {"field": "terms.splits[0].shares"}}
+"""
+ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 8
+"""Somebody changed the policy since it was read; read it and decide again.
+Example: {"reason": "ETAG_MISMATCH", "metadata": {"field": "etag"}}
+"""
+ERROR_REASON_POLICY_VERSION_NOT_FOUND: ErrorReason.ValueType  # 9
+"""The merchant's routing policy never had such a version.
+Example: {"reason": "POLICY_VERSION_NOT_FOUND", "metadata": {"field": "version"}}
+"""
+ERROR_REASON_LOG_TOO_THIN: ErrorReason.ValueType  # 10
+"""Too few decisions with an outcome, or none that the proposed policy would make, to evaluate it.
+Example: {"reason": "LOG_TOO_THIN", "metadata": {"decisions": "3"}}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
@@ -129,12 +193,18 @@ class DecideRequest(_message.Message):
     PAYMENT_ID_FIELD_NUMBER: _builtins.int
     DECISION_ID_FIELD_NUMBER: _builtins.int
     RISK_FIELD_NUMBER: _builtins.int
+    COUNTRY_FIELD_NUMBER: _builtins.int
+    OFF_SESSION_FIELD_NUMBER: _builtins.int
     payment_id: _builtins.str
     """The payment that will use the decision. Services only; refused from outside."""
     decision_id: _builtins.str
     """An earlier decision to bind to payment_id. Services only; refused from outside."""
     risk: _builtins.float
     """Probability of fraud, 0 to 1, as context for the ranking; 0 when unknown."""
+    country: _builtins.str
+    """Where the payer is: ISO 3166-1 alpha-2, for instance "DE"; empty when unknown."""
+    off_session: _builtins.bool
+    """True when the payer is not there to act. Accounts that need the payer's wallet are left out."""
     @_builtins.property
     def amount(self) -> _money_pb2.Money:
         """What is to be charged."""
@@ -151,10 +221,12 @@ class DecideRequest(_message.Message):
         payment_id: _builtins.str = ...,
         decision_id: _builtins.str = ...,
         risk: _builtins.float = ...,
+        country: _builtins.str = ...,
+        off_session: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "instrument", b"instrument"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "decision_id", b"decision_id", "instrument", b"instrument", "payment_id", b"payment_id", "risk", b"risk"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "country", b"country", "decision_id", b"decision_id", "instrument", b"instrument", "off_session", b"off_session", "payment_id", b"payment_id", "risk", b"risk"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -236,6 +308,57 @@ class Decision(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    class _ServedBy:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _ServedByEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Decision._ServedBy.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        SERVED_BY_UNSPECIFIED: Decision._ServedBy.ValueType  # 0
+        """Not stated: no account was eligible, or an earlier release decided."""
+        SERVED_BY_KILL_SWITCH: Decision._ServedBy.ValueType  # 1
+        """The kill switch: the static order."""
+        SERVED_BY_RULE: Decision._ServedBy.ValueType  # 2
+        """A rule that prefers accounts."""
+        SERVED_BY_SPLIT: Decision._ServedBy.ValueType  # 3
+        """A volume split's draw."""
+        SERVED_BY_STATIC: Decision._ServedBy.ValueType  # 4
+        """The static order, because the mode says so."""
+        SERVED_BY_SHADOW: Decision._ServedBy.ValueType  # 5
+        """The static order, while the learner only watches."""
+        SERVED_BY_CONTROL: Decision._ServedBy.ValueType  # 6
+        """The static order, as comparison to the canaries."""
+        SERVED_BY_CANARY: Decision._ServedBy.ValueType  # 7
+        """The learner, as a canary."""
+        SERVED_BY_HOLDOUT: Decision._ServedBy.ValueType  # 8
+        """The static order, as the holdout of a live learner."""
+        SERVED_BY_LIVE: Decision._ServedBy.ValueType  # 9
+        """The learner."""
+
+    class ServedBy(_ServedBy, metaclass=_ServedByEnumTypeWrapper):
+        """What decided the first place. Values may be added."""
+
+    SERVED_BY_UNSPECIFIED: Decision.ServedBy.ValueType  # 0
+    """Not stated: no account was eligible, or an earlier release decided."""
+    SERVED_BY_KILL_SWITCH: Decision.ServedBy.ValueType  # 1
+    """The kill switch: the static order."""
+    SERVED_BY_RULE: Decision.ServedBy.ValueType  # 2
+    """A rule that prefers accounts."""
+    SERVED_BY_SPLIT: Decision.ServedBy.ValueType  # 3
+    """A volume split's draw."""
+    SERVED_BY_STATIC: Decision.ServedBy.ValueType  # 4
+    """The static order, because the mode says so."""
+    SERVED_BY_SHADOW: Decision.ServedBy.ValueType  # 5
+    """The static order, while the learner only watches."""
+    SERVED_BY_CONTROL: Decision.ServedBy.ValueType  # 6
+    """The static order, as comparison to the canaries."""
+    SERVED_BY_CANARY: Decision.ServedBy.ValueType  # 7
+    """The learner, as a canary."""
+    SERVED_BY_HOLDOUT: Decision.ServedBy.ValueType  # 8
+    """The static order, as the holdout of a live learner."""
+    SERVED_BY_LIVE: Decision.ServedBy.ValueType  # 9
+    """The learner."""
+
     DECISION_ID_FIELD_NUMBER: _builtins.int
     RANKING_FIELD_NUMBER: _builtins.int
     EXCLUDED_FIELD_NUMBER: _builtins.int
@@ -246,6 +369,11 @@ class Decision(_message.Message):
     PAYMENT_ID_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    SERVED_BY_FIELD_NUMBER: _builtins.int
+    ROUTING_POLICY_VERSION_FIELD_NUMBER: _builtins.int
+    ALTERNATIVE_ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    OUTCOME_DUE_TIME_FIELD_NUMBER: _builtins.int
+    MATCHED_RULE_IDS_FIELD_NUMBER: _builtins.int
     decision_id: _builtins.str
     """Our id of the decision."""
     policy_version: _builtins.str
@@ -256,6 +384,14 @@ class Decision(_message.Message):
     """Names the order and meaning of context."""
     payment_id: _builtins.str
     """The payment that uses it; empty while none does."""
+    served_by: Global___Decision.ServedBy.ValueType
+    """What decided the first place."""
+    routing_policy_version: _builtins.int
+    """The merchant's routing policy that was in force; 1 is what every merchant begins with."""
+    alternative_account_id: _builtins.str
+    """What would have stood first otherwise: the learner's choice where the static order was served,
+    the static order's where the learner was. Empty where there was no other way.
+    """
     @_builtins.property
     def ranking(self) -> _containers.RepeatedCompositeFieldContainer[Global___RankedAccount]:
         """The eligible accounts, best first. Empty when none is eligible."""
@@ -276,6 +412,14 @@ class Decision(_message.Message):
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """Until when /pay takes it."""
 
+    @_builtins.property
+    def outcome_due_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when its outcome is waited for; later it counts as missing."""
+
+    @_builtins.property
+    def matched_rule_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The rules and splits of the policy that matched, in their order."""
+
     def __init__(
         self,
         *,
@@ -289,10 +433,15 @@ class Decision(_message.Message):
         payment_id: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
+        served_by: Global___Decision.ServedBy.ValueType = ...,
+        routing_policy_version: _builtins.int = ...,
+        alternative_account_id: _builtins.str = ...,
+        outcome_due_time: _timestamp_pb2.Timestamp | None = ...,
+        matched_rule_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "outcome_due_time", b"outcome_due_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "context_schema", b"context_schema", "create_time", b"create_time", "decision_id", b"decision_id", "excluded", b"excluded", "expire_time", b"expire_time", "explored", b"explored", "payment_id", b"payment_id", "policy_version", b"policy_version", "ranking", b"ranking"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alternative_account_id", b"alternative_account_id", "context", b"context", "context_schema", b"context_schema", "create_time", b"create_time", "decision_id", b"decision_id", "excluded", b"excluded", "expire_time", b"expire_time", "explored", b"explored", "matched_rule_ids", b"matched_rule_ids", "outcome_due_time", b"outcome_due_time", "payment_id", b"payment_id", "policy_version", b"policy_version", "ranking", b"ranking", "routing_policy_version", b"routing_policy_version", "served_by", b"served_by"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -311,6 +460,10 @@ class RankedAccount(_message.Message):
     SCORE_FIELD_NUMBER: _builtins.int
     PROPENSITY_FIELD_NUMBER: _builtins.int
     REASONS_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    UPPER_BOUND_FIELD_NUMBER: _builtins.int
+    EXPECTED_VALUE_FIELD_NUMBER: _builtins.int
+    BREAKER_STATE_FIELD_NUMBER: _builtins.int
     processor_account_id: _builtins.str
     """The account."""
     processor: _instrument_pb2.Processor.ValueType
@@ -323,6 +476,18 @@ class RankedAccount(_message.Message):
     """Probability that this account stood first in such a decision, 0 to 1; for off-policy
     evaluation.
     """
+    width: _builtins.float
+    """How unsure expected_success is: its standard error in units of one outcome's deviation; 0 when
+    it is known exactly.
+    """
+    upper_bound: _builtins.float
+    """What may optimistically be hoped for instead of expected_success, 0 to 1."""
+    expected_value: _builtins.float
+    """Expected share of the amount that is left to the merchant: expected_success less the fee, 0 to
+    1.
+    """
+    breaker_state: Global___BreakerState.ValueType
+    """Whether its processor was believed to work."""
     @_builtins.property
     def expected_fee(self) -> _money_pb2.Money:
         """What the account's fee would be."""
@@ -341,10 +506,14 @@ class RankedAccount(_message.Message):
         score: _builtins.float = ...,
         propensity: _builtins.float = ...,
         reasons: _abc.Iterable[_builtins.str] | None = ...,
+        width: _builtins.float = ...,
+        upper_bound: _builtins.float = ...,
+        expected_value: _builtins.float = ...,
+        breaker_state: Global___BreakerState.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expected_fee", b"expected_fee"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_fee", b"expected_fee", "expected_success", b"expected_success", "processor", b"processor", "processor_account_id", b"processor_account_id", "propensity", b"propensity", "reasons", b"reasons", "score", b"score"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["breaker_state", b"breaker_state", "expected_fee", b"expected_fee", "expected_success", b"expected_success", "expected_value", b"expected_value", "processor", b"processor", "processor_account_id", b"processor_account_id", "propensity", b"propensity", "reasons", b"reasons", "score", b"score", "upper_bound", b"upper_bound", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -359,22 +528,41 @@ class ExcludedAccount(_message.Message):
     PROCESSOR_ACCOUNT_ID_FIELD_NUMBER: _builtins.int
     CODE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    OBSTACLES_FIELD_NUMBER: _builtins.int
+    CODES_FIELD_NUMBER: _builtins.int
+    RULE_IDS_FIELD_NUMBER: _builtins.int
     processor_account_id: _builtins.str
     """The account."""
     code: _builtins.str
-    """Stable code, for instance NO_TOKEN."""
+    """Stable code of the first obstacle, for instance NO_TOKEN."""
     message: _builtins.str
     """One sentence for a person."""
+    obstacles: _builtins.int
+    """All obstacles as bits, as they are logged: 1 ACCOUNT_DISABLED, 2 CURRENCY_UNSUPPORTED,
+    4 NO_TOKEN, 8 PAYER_ABSENT, 16 AMOUNT_OUT_OF_RANGE, 32 REGION_UNSUPPORTED, 64 RULE_EXCLUDED,
+    128 RULE_NOT_REQUIRED, 256 FEE_OVER_CAP. Bits may be added.
+    """
+    @_builtins.property
+    def codes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The codes of all obstacles, in the order of their bits."""
+
+    @_builtins.property
+    def rule_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The rules that left it out, in their order."""
+
     def __init__(
         self,
         *,
         processor_account_id: _builtins.str = ...,
         code: _builtins.str = ...,
         message: _builtins.str = ...,
+        obstacles: _builtins.int = ...,
+        codes: _abc.Iterable[_builtins.str] | None = ...,
+        rule_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "message", b"message", "processor_account_id", b"processor_account_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "codes", b"codes", "message", b"message", "obstacles", b"obstacles", "processor_account_id", b"processor_account_id", "rule_ids", b"rule_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -59,14 +59,20 @@ class LocalModel:
 
     async def infer(self, rows: NDArray[np.float32], graph: NDArray[np.float32]) -> Inference:
         """Scores base rows with their graph rows."""
-        margins, columns = await self._run(len(rows), lambda: self.bundle.engine.infer(rows, graph))
+        infer = self.bundle.engine.infer
+        margins, columns = (
+            infer(rows, graph)
+            if len(rows) <= INLINE_ROWS_MAX
+            else await self._elsewhere(lambda: infer(rows, graph))
+        )
         return Inference(margins, self.bundle.stack(rows, columns))
 
     async def explain(self, stack: NDArray[np.float32]) -> NDArray[np.float64]:
         """What each column added to each margin."""
-        return await self._run(len(stack), lambda: self.bundle.attribution.contributions(stack))
+        contributions = self.bundle.attribution.contributions
+        if len(stack) <= INLINE_ROWS_MAX:
+            return contributions(stack)
+        return await self._elsewhere(lambda: contributions(stack))
 
-    async def _run(self, rows: int, work: Callable[[], T]) -> T:
-        if rows <= INLINE_ROWS_MAX:
-            return work()
+    async def _elsewhere(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)

@@ -10,10 +10,7 @@ from __future__ import annotations
 import math
 from array import array
 from bisect import bisect_left, bisect_right, insort
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Any
 
 from smartpay_fraud.domain.graph import MATURITY_MS, Ring
@@ -40,14 +37,6 @@ EVENTS_PER_PLACE = 1_024
 MARKS_PER_ENTITY = 256
 """Declines and frauds dated per entity: more of them change no decision."""
 
-EVENTS_PER_POPULATION = 400_000
-"""Payments held per kind of entity; the longest unused entity goes first. A full memory of all
-kinds takes about 650 MB: measured 1.6 kB for a payment between busy entities, 6 kB for one whose
-entities are all new."""
-
-EVENTS_PER_NEWCOMER = 4
-"""An entity alone takes the memory of four more payments, so it counts as much."""
-
 TINY_CENTS = 500
 """Up to 5 USD a payment is cheap enough for trying whether a stolen card works."""
 
@@ -61,6 +50,10 @@ _SPREAD_PRIOR = 0.16  # variance of log amounts assumed before a habit is known 
 _SPREAD_PRIOR_WEIGHT = 3  # payments that the assumption weighs as much as
 _LOG_UNIT = 1000  # log amounts are kept in whole thousandths, so that running sums stay exact
 _PRIOR = _SPREAD_PRIOR * _LOG_UNIT * _LOG_UNIT * _SPREAD_PRIOR_WEIGHT
+_LONG_AGO_MS = -(1 << 62)
+# A busy place forgets a payment with every one it takes. Removing them one by one would move
+# kilobytes each time, and out of the processor's cache what the next step needs.
+_REMOVED_AT_ONCE = 64
 _NONE: Any = ()
 
 
@@ -117,45 +110,52 @@ def unusual_of(payment: Payment) -> int:
 class DayBuckets:
     """Payments of an entity that has more than can be held, by day: whole days in, whole days out.
 
-    A day counts in a window that its end lies in, so a window is exact to the day.
+    A day counts in a window that its end lies in, so a window is exact to the day. Apart from the
+    days' ends every column holds running totals, the first of them from before the first day, so
+    that a window's sum is one subtraction.
     """
 
     __slots__ = ("cents", "counts", "ends_ms", "marked")
 
     def __init__(self) -> None:
         self.ends_ms: list[int] = []
-        self.counts: list[int] = []
-        self.cents: list[int] = []
-        self.marked: list[int] = []
+        self.counts: list[int] = [0]
+        self.cents: list[int] = [0]
+        self.marked: list[int] = [0]
 
     def add(self, time_ms: int, cents: int, marked: int) -> None:
         """Takes in the next older payment that can't be held, and drops what is out of reach."""
-        end_ms = (time_ms // DAY_MS + 1) * DAY_MS
-        if not self.ends_ms or self.ends_ms[-1] != end_ms:
+        ends_ms = self.ends_ms
+        # The last day's end lies ahead of every payment of that day.
+        if not ends_ms or not ends_ms[-1] - DAY_MS <= time_ms < ends_ms[-1]:
             for column in (self.counts, self.cents, self.marked):
-                column.append(0)
-            self.ends_ms.append(end_ms)
-            gone = bisect_right(self.ends_ms, time_ms - MEMORY_MS)
-            for column in (self.ends_ms, self.counts, self.cents, self.marked):
+                column.append(column[-1])
+            ends_ms.append((time_ms // DAY_MS + 1) * DAY_MS)
+            gone = bisect_right(ends_ms, time_ms - MEMORY_MS)
+            for column in (ends_ms, self.counts, self.cents, self.marked):
                 del column[:gone]
         self.counts[-1] += 1
         self.cents[-1] += cents
         self.marked[-1] += marked
 
-    def since(self, after_ms: int) -> int:
-        """The index of the first day that ends later; the rest of each column is the window."""
-        return bisect_right(self.ends_ms, after_ms)
+    def volume(self, after_ms: int) -> tuple[int, int]:
+        """Payments and US cents of days that end later."""
+        day = bisect_right(self.ends_ms, after_ms)
+        return self.counts[-1] - self.counts[day], self.cents[-1] - self.cents[day]
 
     def settled(self, after_ms: int, until_ms: int) -> int:
         """Payments without a word of their own on days that end within (after, until]."""
-        first, last = self.since(after_ms), self.since(until_ms)
-        return sum(self.counts[first:last]) - sum(self.marked[first:last])
+        last = bisect_right(self.ends_ms, until_ms)
+        first = bisect_right(self.ends_ms, after_ms, 0, last)
+        counts, marked = self.counts, self.marked
+        return counts[last] - counts[first] - marked[last] + marked[first]
 
     def mark(self, time_ms: int, change: int) -> None:
         """Counts a word, or its taking back, about a payment of that time."""
         day = bisect_right(self.ends_ms, time_ms)
         if day < len(self.ends_ms) and self.ends_ms[day] - time_ms <= DAY_MS:
-            self.marked[day] += change
+            for later in range(day + 1, len(self.marked)):
+                self.marked[later] += change
 
 
 class Activity:
@@ -163,7 +163,8 @@ class Activity:
 
     Everything here is known already: what becomes known later is told later. `spend` and `tally`
     are running totals, so that a window's sum is one subtraction; `columns` hold the attributes
-    whose distinct values count for this kind.
+    whose distinct values count for this kind. What lies before the index `start` went into buckets
+    and stands there with a time that no window reaches, until several are removed at once.
     """
 
     __slots__ = (
@@ -183,6 +184,7 @@ class Activity:
         "spend",
         "spend_before",
         "square_sum",
+        "start",
         "tally",
         "tally_before",
         "times",
@@ -191,11 +193,11 @@ class Activity:
 
     def __init__(self, columns: int = 0) -> None:
         # Arrays, not lists: a search then reads one stretch of memory, and nothing is boxed.
+        self.start = 0
         self.times = array("q")
         self.payments: list[Payment] = []
         self.spend = array("q")
         self.tally = array("q")
-        self.words = bytearray()
         self.columns: list[list[str]] = [[] for _ in range(columns)]
         self.spend_before = 0
         self.tally_before = 0
@@ -204,7 +206,8 @@ class Activity:
         self.count = 0
         self.log_sum = 0
         self.square_sum = 0
-        # Most entities never get a mark; they share one empty tuple instead of owning lists.
+        # Most entities never get a mark; they share something empty instead of owning lists.
+        self.words: bytearray | bytes = b""
         self.declines: list[int] = _NONE
         self.frauds: list[int] = _NONE
         self.fraud_keys: list[TransactionKey] = _NONE
@@ -222,8 +225,8 @@ class Activity:
         count = self.count
         if not count:
             return math.nan, math.nan
-        mean = self.log_sum / count
-        return (log_amount - mean) / self.spread(), (log_amount - mean) / _LOG_UNIT
+        gap = log_amount - self.log_sum / count
+        return gap / self.spread(), gap / _LOG_UNIT
 
     def mean(self) -> float:
         """The mean log amount (of US cents) of all payments ever; NaN before the first."""
@@ -231,9 +234,16 @@ class Activity:
 
     def spread(self) -> float:
         """The standard deviation of log amounts, in thousandths, drawn towards the common one."""
-        count = self.count
-        squares = self.square_sum - self.log_sum * self.log_sum / count if count else 0.0
-        return math.sqrt((max(squares, 0.0) + _PRIOR) / (count + _SPREAD_PRIOR_WEIGHT))
+        count, log_sum = self.count, self.log_sum
+        squares = self.square_sum - log_sum * log_sum / count if count else 0.0
+        if squares < 0.0:
+            squares = 0.0
+        return math.sqrt((squares + _PRIOR) / (count + _SPREAD_PRIOR_WEIGHT))
+
+    @property
+    def held(self) -> int:
+        """How many payments are held."""
+        return len(self.times) - self.start
 
     def declines_since(self, after_ms: int) -> int:
         """Payments declined or blocked later than `after_ms`."""
@@ -253,15 +263,25 @@ class Activity:
         count, frauds = last - first, 0
         if self.fraud_keys or self.cleared:
             frauds = len(self.frauds) - bisect_right(self.frauds, after_ms)
-            count = self.words.count(UNKNOWN, first, last) + frauds
+            count = (self.words.count(UNKNOWN, first, last) if self.words else count) + frauds
             if self.cleared:
                 count += len(self.cleared) - bisect_right(self.cleared, after_ms)
-        if not first and self.buckets is not None:
+        if first == self.start and self.buckets is not None:
             count += self.buckets.settled(after_ms - LABEL_DELAY_MS, now_ms - LABEL_DELAY_MS)
         return count, frauds
 
-    def append(self, payment: Payment, tally: int, values: tuple[str, ...], limit: int) -> int:
-        """Remembers a payment after it was scored; returns by how many events memory grew."""
+    def append(
+        self,
+        payment: Payment,
+        cents: int | None,
+        tally: int | None,
+        values: tuple[str, ...],
+        limit: int,
+    ) -> int:
+        """Remembers a payment after it was scored; returns by how many events memory grew.
+
+        Without cents, or without a tally, this kind of entity keeps no such total.
+        """
         times = self.times
         time_ms = payment.time_ms
         grown = 1
@@ -269,25 +289,34 @@ class Activity:
             # A clock that steps back must not break the order that the windows search by.
             if time_ms < (latest_ms := times[-1]):
                 time_ms = latest_ms
-            if times[0] <= (forgotten_ms := time_ms - MEMORY_MS):
-                grown -= self._drop(bisect_right(times, forgotten_ms))
-            elif len(times) >= limit:
-                grown -= self._into_buckets()
+            start = self.start
+            if times[start] <= (forgotten_ms := time_ms - MEMORY_MS):
+                forgotten = bisect_right(times, forgotten_ms)
+                grown -= forgotten - start
+                if self.spend:
+                    self.spend_before = self.spend[forgotten - 1]
+                if self.tally:
+                    self.tally_before = self.tally[forgotten - 1]
+                self._remove(forgotten)
+            elif len(times) - start >= limit:
+                self._into_buckets()
+                grown = 0
         elif self.first_ms is None:
             self.first_ms = time_ms
-        if times:
-            self.spend.append(self.spend[-1] + payment.cents)
-            self.tally.append(self.tally[-1] + tally)
-        else:
-            self.spend.append(self.spend_before + payment.cents)
-            self.tally.append(self.tally_before + tally)
+        if cents is not None:
+            spend = self.spend
+            spend.append((spend[-1] if spend else self.spend_before) + cents)
+        if tally is not None:
+            tallies = self.tally
+            tallies.append((tallies[-1] if tallies else self.tally_before) + tally)
         log_amount = payment.log_amount
         self.count += 1
         self.log_sum += log_amount
         self.square_sum += log_amount * log_amount
         times.append(time_ms)
         self.payments.append(payment)
-        self.words.append(UNKNOWN)
+        if isinstance(self.words, bytearray):
+            self.words.append(UNKNOWN)
         if values:
             for column, value in zip(self.columns, values, strict=True):
                 column.append(value)
@@ -343,127 +372,39 @@ class Activity:
     def _mark(self, payment: Payment, word: int) -> None:
         at = self._find(payment)
         if at is not None:
+            if not isinstance(self.words, bytearray):
+                self.words = bytearray(len(self.times))  # so far nothing was said of any
             self.words[at] = word
         elif self.buckets is not None and (word == UNKNOWN) != (payment.word == UNKNOWN):
             self.buckets.mark(payment.time_ms, 1 if payment.word == UNKNOWN else -1)
 
-    def _into_buckets(self) -> int:
+    def tidy(self) -> None:
+        """Removes what is not held any more."""
+        if self.start:
+            self._remove(self.start)
+
+    def _into_buckets(self) -> None:
+        """Makes room for one payment more."""
         if self.buckets is None:
             self.buckets = DayBuckets()
-        cents = self.spend[0] - self.spend_before
-        self.buckets.add(self.times[0], cents, self.words[0] != UNKNOWN)
-        return self._drop(1)
+        at = self.start
+        cents = 0
+        if self.spend:
+            cents = self.spend[at] - self.spend_before
+            self.spend_before = self.spend[at]
+        if self.tally:
+            self.tally_before = self.tally[at]
+        marked = bool(self.words) and self.words[at] != UNKNOWN
+        self.buckets.add(self.times[at], cents, marked)
+        self.times[at] = _LONG_AGO_MS
+        self.start = at + 1
+        if self.start == _REMOVED_AT_ONCE:
+            self._remove(self.start)
 
-    def _drop(self, count: int) -> int:
-        self.spend_before = self.spend[count - 1]
-        self.tally_before = self.tally[count - 1]
-        held: tuple[Any, ...] = (self.times, self.payments, self.spend, self.tally, self.words)
+    def _remove(self, count: int) -> None:
+        held: tuple[Any, ...] = (self.times, self.payments, self.spend, self.tally)
         for column in held + tuple(self.columns):
             del column[:count]
-        return count
-
-
-def _no_values(payment: Payment) -> tuple[str, ...]:
-    return ()
-
-
-class Population:
-    """All entities of one kind, the least recently used forgotten first.
-
-    Attributes:
-        columns: attributes of payments whose distinct values count for this kind.
-        newcomer: stands for an entity never seen; nobody may append to it.
-    """
-
-    def __init__(
-        self,
-        columns: tuple[str, ...] = (),
-        tally: Callable[[Payment], int] = tiny_of,
-        events_max: int = EVENTS_PER_POPULATION,
-        events_per_entity: int = EVENTS_PER_ENTITY,
-    ) -> None:
-        self._activities: OrderedDict[Hashable, Activity] = OrderedDict()
-        self.columns = columns
-        # attrgetter answers a bare value for one name and refuses none; no kind has one.
-        self._values: Callable[[Payment], tuple[str, ...]] = (
-            attrgetter(*columns) if columns else _no_values
-        )
-        self._tally = tally
-        self._events_max = events_max
-        self._events_per_entity = events_per_entity
-        self._events = 0
-        self.newcomer = Activity(len(columns))
-
-    def __len__(self) -> int:
-        return len(self._activities)
-
-    def __iter__(self) -> Iterator[tuple[Hashable, Activity]]:
-        return iter(self._activities.items())
-
-    @property
-    def events(self) -> int:
-        """Payments held of all entities together."""
-        return self._events
-
-    def find(self, key: Hashable) -> Activity:
-        """Looks an entity up; one never seen is a newcomer."""
-        return self._activities.get(key, self.newcomer)
-
-    def recall(self, key: Hashable) -> Activity | None:
-        """Looks an entity up to write a mark on it; a forgotten one takes no mark."""
-        return self._activities.get(key)
-
-    def forget(self, key: Hashable) -> Activity:
-        """Takes an entity out of memory and hands over what was remembered of it."""
-        activity = self._activities.pop(key, self.newcomer)
-        self._events -= len(activity.times)
-        return activity
-
-    def erase(self, column: str, whose: Callable[[Payment], bool]) -> list[Payment]:
-        """Blanks a column wherever certain payments are held, and hands those payments over."""
-        found = []
-        for activity in self._activities.values():
-            numbers = [number for number, held in enumerate(activity.payments) if whose(held)]
-            found += [activity.payments[number] for number in numbers]
-            if column in self.columns:
-                for number in numbers:
-                    activity.columns[self.columns.index(column)][number] = ""
-        return found
-
-    def append(self, key: Hashable, payment: Payment) -> Activity:
-        """Remembers a payment of an entity, forgetting the longest unused when memory is full."""
-        activities = self._activities
-        activity = activities.get(key)
-        if activity is None:
-            activity = activities[key] = Activity(len(self.columns))
-        else:
-            activities.move_to_end(key)
-        self._events += activity.append(
-            payment, self._tally(payment), self._values(payment), self._events_per_entity
-        )
-        while (
-            self._events + EVENTS_PER_NEWCOMER * len(activities) > self._events_max
-            and len(activities) > 1
-        ):
-            _, forgotten = activities.popitem(last=False)
-            self._events -= len(forgotten.times)
-        return activity
-
-    def refill(self, activity: Activity, times: Sequence[int], payments: list[Payment]) -> None:
-        """Gives an activity back what it held, apart from its marks; totals are worked out anew."""
-        activity.times, activity.payments = array("q", times), payments
-        if len(times) != len(payments):
-            raise ValueError("as many times as payments are needed")
-        spend, tally = activity.spend_before, activity.tally_before
-        for payment in payments:
-            spend += payment.cents
-            tally += self._tally(payment)
-            activity.spend.append(spend)
-            activity.tally.append(tally)
-            for column, value in zip(activity.columns, self._values(payment), strict=True):
-                column.append(value)
-
-    def restore(self, key: Hashable, activity: Activity) -> None:
-        """Takes an entity back, as the most recently used one."""
-        self._activities[key] = activity
-        self._events += len(activity.times)
+        if isinstance(self.words, bytearray):
+            del self.words[:count]
+        self.start = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import repeat
 from typing import Protocol
 
 import numpy as np
@@ -71,51 +72,51 @@ class Appraiser:
         sightings = await self._memory.observe(visits)
         # Read after the last wait: the views were made for these two.
         champion, challenger = self._lineup.champion, self._lineup.challenger
-        rows = np.array([sighting.view.row for sighting in sightings])
-        graph = np.array([sighting.view.graph for sighting in sightings])
-        margins, stack = await champion.infer(rows, graph)
+        rows = _matrix([sighting.view.row for sighting in sightings])
+        graph = _matrix([sighting.view.graph for sighting in sightings])
+        found, stack = await champion.infer(rows, graph)
         contributions = await champion.explain(stack)
-        probabilities = [champion.calibration.probability(margin) for margin in margins.tolist()]
-        shadows = await self._shadows(champion, challenger, rows, sightings, probabilities)
+        margins: list[float] = found.tolist()
+        probabilities = [champion.calibration.probability(margin) for margin in margins]
+        shadows: Sequence[Shadow | None] = [None] * len(sightings)
+        if challenger is not None:
+            shadows = await self._shadows(champion, challenger, rows, sightings, probabilities)
+        decide, costs = self._judge.decide, champion.costs
         decisions = [
-            self._judge.decide(
-                sighting.transaction, sighting.view.row, p, champion.costs, sighting.at_ms
-            )
+            decide(sighting.transaction, sighting.view.row, p, costs, sighting.at_ms)
             for sighting, p in zip(sightings, probabilities, strict=True)
         ]
         room = [REASONS_MAX - len(decision.reasons) for decision in decisions]
-        assessments = [
-            _assessment(champion.version, *each)
-            for each in zip(
+        told = reasons_of(stack, contributions, room)
+        assessments = list(
+            map(
+                _assessment,
+                repeat(champion.version),
                 sightings,
                 decisions,
-                reasons_of(stack, contributions, room),
-                margins.tolist(),
+                told,
+                margins,
                 shadows,
-                strict=True,
             )
-        ]
+        )
         self._audience.saw(rows, assessments)
         return assessments
 
     async def _shadows(
         self,
         champion: Model,
-        challenger: Model | None,
+        challenger: Model,
         rows: NDArray[np.float32],
         sightings: Sequence[Sighting],
         probabilities: Sequence[float],
     ) -> Sequence[Shadow | None]:
         """What the challenger says of the same rows; its failure is nobody's business but ours."""
-        nobody = [None] * len(sightings)
-        if challenger is None:
-            return nobody
-        graph = np.array([sighting.view.shadow for sighting in sightings])
+        graph = _matrix([sighting.view.shadow for sighting in sightings])
         try:
             margins, _ = await challenger.infer(rows, graph)
         except Exception as error:  # whatever a model on trial does, the champion has answered
             self._audience.lost_challenger(error)
-            return nobody
+            return [None] * len(sightings)
         shadows = [
             Shadow(challenger.version, challenger.calibration.probability(margin))
             for margin in margins.tolist()
@@ -130,6 +131,11 @@ class Appraiser:
             pairs.append((ours, theirs, same))
         self._audience.compared((champion.version, challenger.version), pairs)
         return shadows
+
+
+def _matrix(rows: Sequence[Vector]) -> NDArray[np.float32]:
+    """Rows below each other; a lone one is not copied."""
+    return rows[0][None] if len(rows) == 1 else np.array(rows)
 
 
 def _assessment(

@@ -18,8 +18,7 @@ class Shadow(NamedTuple):
     probability: float
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """What to do with a payment, and who said so.
 
     Attributes:
@@ -43,8 +42,7 @@ class Decision:
     control: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Assessment:
+class Assessment(NamedTuple):
     """What the service thinks of one transaction; once stored it never changes.
 
     Attributes:

@@ -74,59 +74,74 @@ class Attribution:
         self.expected = float((values * shares.prod(axis=1)).sum() + ensemble.base_margin)
         self.column_count = column_count
         games = _games(values, shares)
-        tables: list[tuple[int, int, NDArray[np.float64]]] = []  # feature, group, one per pattern
         groups = _groups(leaves)
-        nodes = np.zeros((len(groups), _NODES_MAX), np.intp)
         asked: dict[tuple[int, float, bool], int] = {}
-        for group, members in enumerate(groups):
+        questions_of: list[list[int]] = []
+        added_by: list[dict[int, NDArray[np.float64]]] = []
+        for members in groups:
             turns = list(dict.fromkeys(node for n in members for node, _ in leaves[n].path))
             if len(turns) > _NODES_MAX:
                 raise ValueError(f"a tree is too deep: {len(turns)} turns by one table")
-            for place, node in enumerate(turns):
-                question = (
-                    int(ensemble.feature[node]),
-                    float(ensemble.threshold[node]),
-                    bool(ensemble.missing_left[node]),
-                )
-                # Number 0 is nobody's question: it fills the places that a short group leaves.
-                nodes[group, place] = asked.setdefault(question, len(asked) + 1)
-            added = _added(ensemble, leaves, members, turns, slots, games)
-            tables += [(feature, group, table) for feature, table in added.items()]
+            questions = [_question(ensemble, node) for node in turns]
+            questions_of.append([asked.setdefault(each, len(asked) + 1) for each in questions])
+            added_by.append(_added(ensemble, leaves, members, turns, slots, games))
+        # Number 0 is nobody's question: it fills the places that a short group leaves.
         questions = [(0, -np.inf, False), *asked]
         self._feature = np.array([question[0] for question in questions], np.intp)
         self._threshold = np.array([question[1] for question in questions], np.float32)
         self._missing = np.array([question[2] for question in questions])
-        self._nodes = nodes.ravel()
+        turns_of = np.zeros((len(groups), _NODES_MAX), np.intp)
+        for group, numbers in enumerate(questions_of):
+            turns_of[group, : len(numbers)] = numbers
+        self._turns = turns_of.ravel()
+        # One line per group and pattern, with a column per feature, so that what belongs to one
+        # pattern lies side by side in memory; the last column is always 0.
+        lines = [1 << len(numbers) for numbers in questions_of]
+        self._first_line = np.cumsum([0, *lines])[:-1]
+        width = 1 + max(map(len, added_by))
+        self._table = np.zeros((sum(lines), width), np.float32)
+        # Feature, and where a group's line holds it; a column that no tree asks for adds that 0.
+        cells = [(column, width - 1) for column in range(column_count)]
+        for group, added in enumerate(added_by):
+            first = self._first_line[group]
+            for place, (feature, gained) in enumerate(added.items()):
+                self._table[first : first + len(gained), place] = gained
+                cells.append((feature, group * width + place))
         # Sorted by feature, so that one sweep of sums over neighbours gives each its total.
-        tables.sort(key=lambda table: table[:2])
-        lengths = [len(table) for _, _, table in tables]
-        self._tables = np.concatenate([np.zeros(0), *(t for _, _, t in tables)]).astype(np.float32)
-        self._line = np.cumsum([0, *lengths])[:-1]
-        self._group = np.array([group for _, group, _ in tables], np.intp)
-        features = [feature for feature, _, _ in tables]
-        self._features, self._starts = np.unique(np.array(features, np.intp), return_index=True)
+        cells.sort()
+        self._cells = np.array([cell for _, cell in cells], np.intp)
+        features = np.array([feature for feature, _ in cells])
+        self._starts = np.searchsorted(features, np.arange(column_count))
 
     def contributions(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
         """Log-odds that each column added to `expected`; together they give each row's margin.
 
         Takes float32 [n, columns], returns float64 [n, columns].
         """
-        totals = np.zeros((len(rows), self.column_count))
-        if len(self._starts):
-            for first in range(0, len(rows), ROWS_AT_ONCE):
-                some = slice(first, first + ROWS_AT_ONCE)
-                totals[some, self._features] = self._sums(rows[some])
+        totals = np.empty((len(rows), self.column_count))
+        for first in range(0, len(rows), ROWS_AT_ONCE):
+            some = slice(first, first + ROWS_AT_ONCE)
+            totals[some] = self._sums(rows[some])
         return totals
 
     def _sums(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         values = rows.take(self._feature, axis=1)
         left = values < self._threshold
         left |= self._missing & np.isnan(values)
-        patterns = np.packbits(left.take(self._nodes, axis=1), axis=1, bitorder="little")
-        places = patterns.astype(np.intp).take(self._group, axis=1)
-        places += self._line
-        sums: NDArray[np.float32] = np.add.reduceat(self._tables.take(places), self._starts, axis=1)
+        turns = np.packbits(left.take(self._turns, axis=1), axis=1, bitorder="little")
+        table = self._table.take(turns + self._first_line, axis=0)
+        gained = table.reshape(len(rows), -1).take(self._cells, axis=1)
+        sums: NDArray[np.float32] = np.add.reduceat(gained, self._starts, axis=1)
         return sums
+
+
+def _question(ensemble: Ensemble, node: int) -> tuple[int, float, bool]:
+    """What is asked at a node: feature, threshold, and whether a missing value goes left."""
+    return (
+        int(ensemble.feature[node]),
+        float(ensemble.threshold[node]),
+        bool(ensemble.missing_left[node]),
+    )
 
 
 def _check(ensemble: Ensemble, column_count: int) -> None:

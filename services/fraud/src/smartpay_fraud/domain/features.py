@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import struct
 from collections import deque
 from collections.abc import Hashable
 from dataclasses import asdict, replace
@@ -30,20 +31,20 @@ from smartpay_fraud.domain.activity import (
     CLEARED,
     DAY_MS,
     EVENTS_PER_PLACE,
-    EVENTS_PER_POPULATION,
     FRAUD,
     LABEL_DELAY_MS,
     MEMORY_MS,
     UNKNOWN,
     Activity,
     Payment,
-    Population,
     log_amount_of,
     outlier_of,
     tiny_of,
     unusual_of,
 )
-from smartpay_fraud.domain.profiles import HOUR_MS, MINUTE_MS
+from smartpay_fraud.domain.fates import fraud_rate
+from smartpay_fraud.domain.moments import HOUR_MS, MINUTE_MS, moment_of
+from smartpay_fraud.domain.population import EVENTS_PER_POPULATION, Population
 from smartpay_fraud.domain.transaction import (
     Transaction,
     TransactionKey,
@@ -97,6 +98,8 @@ _NO_GRAPH = np.zeros(graph.GRAPH_WIDTH, np.float32)
 _NO_SHADOW = np.empty(0, np.float32)
 for _shared in (_NO_GRAPH, _NO_SHADOW):
     _shared.setflags(write=False)
+_NO_GRAPHS = (_NO_GRAPH, _NO_SHADOW)
+_PACK = struct.Struct(f"={len(FEATURES)}f").pack
 
 
 class Parts(NamedTuple):
@@ -107,7 +110,7 @@ class Parts(NamedTuple):
     customer: Hashable | None
     card: Hashable | None
     device: Hashable | None
-    network: Hashable | None
+    network: tuple[bool, str] | None
     country: Hashable | None
     category: Hashable | None
 
@@ -173,12 +176,14 @@ class FeatureStore:
         self.populations: dict[str, Population] = {
             "merchant": Population((), tiny_of, events_max, place),
             "terminal": Population((), unusual_of, events_max, place),
-            "customer": Population(profiles.CUSTOMER_COLUMNS, outlier_of, events_max),
-            "card": Population(profiles.CARD_COLUMNS, tiny_of, events_max),
+            "customer": Population(
+                profiles.CUSTOMER_COLUMNS, outlier_of, events_max, has_spend=True
+            ),
+            "card": Population(profiles.CARD_COLUMNS, None, events_max, has_spend=True),
             "device": Population(profiles.DEVICE_COLUMNS, tiny_of, events_max),
             "network": Population(profiles.NETWORK_COLUMNS, tiny_of, events_max),
-            "country": Population((), tiny_of, events_max),
-            "category": Population((), tiny_of, events_max),
+            "country": Population((), None, events_max),
+            "category": Population((), None, events_max),
         }
         self._in_order = tuple(self.populations.values())
         self._events_max = events_max
@@ -224,7 +229,7 @@ class FeatureStore:
         ]
         graph.remember(
             [_ring_of(activities[place]) for place in _RING_PLACES],
-            glance.view.row[EDGE_COLUMNS],
+            glance.view.row.take(EDGE_COLUMNS),
             now_ms,
             payment.key,
             self._weights,
@@ -334,13 +339,13 @@ class FeatureStore:
             transaction.customer_id,
             transaction.instrument_id,
             transaction.device_id,
-            network_of(transaction.ip_address),
+            "" if parts.network is None else parts.network[1],
             transaction.terminal_id,
             transaction.country,
             transaction.currency_code,
-            0 if math.isnan(z) else round(z * 1000),
+            0 if z != z else round(z * 1000),
         )
-        at = profiles.moment_of(now_ms)
+        at = moment_of(now_ms)
         row: list[float] = [
             math.log1p(cents / 100),
             now_ms // HOUR_MS % 24,
@@ -348,23 +353,47 @@ class FeatureStore:
         ]
         if customer is None:
             row += _UNKNOWN_CUSTOMER
+        elif customer is customers.newcomer:
+            row += profiles.NEW_CUSTOMERS.view(payment)
         else:
             row += profiles.customer_view(customer, payment, at, z, ratio)
-        row += _UNKNOWN_CARD if card is None else profiles.card_view(card, payment, at)
-        row += _UNKNOWN_DEVICE if device is None else profiles.device_view(device, payment, at)
-        row += _UNKNOWN_NETWORK if network is None else profiles.network_view(network, payment, at)
+        if card is None:
+            row += _UNKNOWN_CARD
+        elif card is cards.newcomer:
+            row += profiles.NEW_CARDS.view(payment)
+        else:
+            row += profiles.card_view(card, payment, at)
+        if device is None:
+            row += _UNKNOWN_DEVICE
+        elif device is devices.newcomer:
+            row += profiles.NEW_DEVICES.view(payment)
+        else:
+            row += profiles.device_view(device, payment, at)
+        if network is None:
+            row += _UNKNOWN_NETWORK
+        elif network is networks.newcomer:
+            row += profiles.NEW_NETWORKS.view(payment)
+        else:
+            row += profiles.network_view(network, payment, at)
         row += profiles.terminal_view(terminal, payment, at)
         row += profiles.merchant_view(merchants.find(parts.merchant), payment, at)
         country, category = parts.country, parts.category
         row += (
-            _NAN if country is None else profiles.fraud_rate(countries.find(country), at),
-            _NAN if category is None else profiles.fraud_rate(categories.find(category), at),
+            _NAN if country is None else fraud_rate(countries.find(country), at),
+            _NAN if category is None else fraud_rate(categories.find(category), at),
         )
-        rings = [
-            None if part is None else part.ring
-            for part in (customer, terminal, card, device, network)
-        ]
-        view = View(np.array(row, dtype=np.float32), *self._graph_views(rings, now_ms))
+        if self._weights is None and self._shadow is None:
+            graphs = _NO_GRAPHS
+        else:
+            graphs = self._graph_views(
+                [
+                    None if part is None else part.ring
+                    for part in (customer, terminal, card, device, network)
+                ],
+                now_ms,
+            )
+        # Packing takes half the time of an array made of a list.
+        view = View(np.frombuffer(_PACK(*row), np.float32), *graphs)
         self._glance = _Glance(transaction, now_ms, payment, parts, view)
         return self._glance
 

@@ -11,7 +11,7 @@ first time works at once (GraphSAGE, Hamilton et al. 2017, arXiv:1706.02216).
 from __future__ import annotations
 
 import hashlib
-import math
+from array import array
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -45,7 +45,6 @@ MATURITY_MS = 7 * DAY_MS
 _NEVER_MS = 1 << 62
 # Past five units a value says "very much", and no outlier may drown the rest.
 _SQUASHED_MIN, _SQUASHED_MAX = np.float32(-5), np.float32(5)
-_ROOM = 32  # places of a full ring: its payments move to the front once in twelve, not each time
 
 
 class _Squash(NamedTuple):
@@ -79,7 +78,16 @@ SLOT: tuple[str, ...] = (*EDGE_FEATURES, "gap", "present", "known", "fraud")
 label known, was it a fraud. A slot of zeros is an empty one and sends an empty message."""
 
 _GAP = len(EDGE_FEATURES)
-_PRESENT, _KNOWN = _GAP + 1, _GAP + 2
+_PRESENT = _GAP + 1
+
+# States of a place in a ring, 0 being an empty one, and what its slot says of it.
+_UNKNOWN, _LEGITIMATE, _FRAUD = 1, 2, 3
+_STATES = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [1, 1, 1]], np.float32)
+
+_FLOAT = np.dtype("<f4")
+_EDGES_BYTES = RING * _GAP * _FLOAT.itemsize
+_TIMES_BYTES = RING * 8
+_NOT_KNOWN = b"\xff"  # a float of such bytes is a NaN, which is squashed to 0
 
 MESSAGE_WIDTH = HIDDEN + 1  # the last number is 1 for every payment: its sums are counts
 SUMS_WIDTH = len(DECAY_DAYS) * MESSAGE_WIDTH
@@ -147,13 +155,37 @@ class Settled(NamedTuple):
     other: Settled | None
 
 
+class RingDump(NamedTuple):
+    """A ring as it is kept, oldest payment first.
+
+    Attributes:
+        before_ms: when the last payment came that is not held any more; -1 when there is none.
+        edges: the payments' own EDGE_FEATURES as they came, float32 [payments, EDGE_FEATURES].
+        times_ms: when they came.
+        known_ms: since when, or from when on, their labels are known.
+        frauds: what the labels say.
+        keys: their names.
+    """
+
+    before_ms: int
+    edges: Vector
+    times_ms: list[int]
+    known_ms: list[int]
+    frauds: list[bool]
+    keys: list[Hashable]
+
+
 class Ring:
-    """The latest payments of one part, oldest first, and their sums while nothing changes."""
+    """The latest payments of one part, oldest first, and their sums while nothing changes.
+
+    A payment costs a few list entries, its own row's bytes being shared by all its rings; matrices
+    are made of them only when a model asks.
+    """
 
     __slots__ = (
-        "_first",
-        "_latest_ms",
-        "_slots",
+        "_before_ms",
+        "_edges",
+        "_states",
         "_times_ms",
         "due_ms",
         "frauds",
@@ -163,15 +195,15 @@ class Ring:
     )
 
     def __init__(self) -> None:
-        self._slots = np.empty((1, len(SLOT)), np.float32)  # grows by doubling
-        self._times_ms = np.empty(1, np.int64)
-        self._first = 0  # where the oldest payment lies in both
+        self._edges: list[bytes] = []
+        self._times_ms = array("q")
+        self._states = bytearray()
+        self._before_ms = -1  # when the last payment came that is not held any more, if any
         self.known_ms: list[int] = []
         self.frauds: list[bool] = []
         self.keys: list[Hashable] = []
         self.settled: Settled | None = None
         self.due_ms = _NEVER_MS  # when the next label becomes known
-        self._latest_ms = 0
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -179,26 +211,24 @@ class Ring:
     @property
     def slots(self) -> Vector:
         """What is remembered of the payments, float32 [payments, SLOT]."""
-        return self._slots[self._first : self._first + len(self.keys)]
+        slots: Vector = _slots([self])[0][0, : len(self.keys)]
+        return slots
 
-    @property
-    def times_ms(self) -> NDArray[np.int64]:
-        """When the payments came."""
-        return self._times_ms[self._first : self._first + len(self.keys)]
-
-    def append(self, slot: Vector, time_ms: int, key: Hashable) -> None:
-        """Remembers a payment by a `slot_of` it; the next score sees it."""
-        gap = 0.0
-        if self.keys:
-            # A clock that steps back must not make a payment younger than the present.
-            time_ms = max(time_ms, self._latest_ms)
-            gap = math.log1p((time_ms - self._latest_ms) / DAY_MS)
-        place = self._make_room()
+    def append(self, edges: bytes, time_ms: int, key: Hashable) -> None:
+        """Remembers a payment by its own EDGE_FEATURES, float32; the next score sees it."""
+        times_ms, known_ms = self._times_ms, self.known_ms
+        # A clock that steps back must not make a payment younger than the present.
+        if times_ms and time_ms < (latest_ms := times_ms[-1]):
+            time_ms = latest_ms
+        if len(times_ms) == RING:
+            self._before_ms = times_ms[0]
+            for column in (self._edges, times_ms, self._states, known_ms, self.frauds, self.keys):
+                del column[0]
         matures_ms = time_ms + MATURITY_MS
-        self._slots[place] = slot
-        self._slots[place, _GAP] = gap
-        self._times_ms[place] = self._latest_ms = time_ms
-        self.known_ms.append(matures_ms)
+        self._edges.append(edges)
+        times_ms.append(time_ms)
+        self._states.append(_UNKNOWN)
+        known_ms.append(matures_ms)
         self.frauds.append(False)
         self.keys.append(key)
         if matures_ms < self.due_ms:
@@ -215,62 +245,40 @@ class Ring:
 
     def settle(self, now_ms: int) -> None:
         """Lets labels count from the moment they are known."""
-        known = [known_ms <= now_ms for known_ms in self.known_ms]
-        states = np.array([known, [*map(bool.__and__, known, self.frauds)]], np.float32).T
-        held = self.slots[:, _KNOWN:]
-        if not np.array_equal(held, states):
-            held[:] = states
+        states = bytearray(
+            (_FRAUD if fraud else _LEGITIMATE) if known_ms <= now_ms else _UNKNOWN
+            for known_ms, fraud in zip(self.known_ms, self.frauds, strict=True)
+        )
+        if states != self._states:
+            self._states = states
             self.settled = None
         self.due_ms = min((at for at in self.known_ms if at > now_ms), default=_NEVER_MS)
 
-    def dump(self) -> tuple[Vector, list[int], list[int], list[bool], list[Hashable]]:
-        """Everything that must be kept, oldest first: (slots, times, known_ms, frauds, keys)."""
-        return self.slots, self.times_ms.tolist(), self.known_ms, self.frauds, self.keys
+    def dump(self) -> RingDump:
+        """Everything that must be kept, oldest first."""
+        edges = np.frombuffer(b"".join(self._edges), _FLOAT).reshape(-1, len(EDGE_FEATURES))
+        times_ms = self._times_ms.tolist()
+        return RingDump(self._before_ms, edges, times_ms, self.known_ms, self.frauds, self.keys)
 
     @classmethod
-    def load(
-        cls,
-        slots: Vector,
-        times_ms: list[int],
-        known_ms: list[int],
-        frauds: list[bool],
-        keys: list[Hashable],
-    ) -> Ring:
+    def load(cls, told: RingDump) -> Ring:
         """The ring that `dump` told of; raises ValueError when its columns do not agree."""
+        before_ms, edges, times_ms, known_ms, frauds, keys = told
         count = len(keys)
         if (
-            slots.shape != (count, len(SLOT))
+            edges.shape != (count, len(EDGE_FEATURES))
             or count > RING
             or {len(times_ms), len(known_ms), len(frauds)} != {count}
         ):
             raise ValueError("a ring's columns differ in length: take an older snapshot")
         ring = cls()
-        if count:
-            ring._slots = slots.astype(np.float32)
-            ring._times_ms = np.array(times_ms, np.int64)
-            ring._latest_ms = times_ms[-1]
+        ring._before_ms = before_ms
+        ring._edges = [row.astype(_FLOAT).tobytes() for row in edges]
+        ring._times_ms = array("q", times_ms)
+        ring._states = bytearray([_UNKNOWN]) * count
         ring.known_ms, ring.frauds, ring.keys = list(known_ms), list(frauds), list(keys)
         ring.due_ms = 0
         return ring
-
-    def _make_room(self) -> int:
-        """The place of the next payment; the oldest of a full ring is forgotten for it."""
-        if len(self.keys) == RING:
-            del self.known_ms[0], self.frauds[0], self.keys[0]
-            self._first += 1
-        count = len(self.keys)
-        place, room = self._first + count, len(self._times_ms)
-        if place < room:
-            return place
-        held, times_ms = self.slots, self.times_ms
-        if room < _ROOM:
-            room = min(_ROOM, 2 * room)
-            self._slots = np.empty((room, len(SLOT)), np.float32)
-            self._times_ms = np.empty(room, np.int64)
-        self._slots[:count] = held
-        self._times_ms[:count] = times_ms
-        self._first = 0
-        return count
 
 
 Rings = Sequence[Ring | None]
@@ -280,7 +288,7 @@ Rings = Sequence[Ring | None]
 def squash(edges: Vector) -> Vector:
     """EDGE_FEATURES of rows, float32 [..., EDGE_FEATURES], as slots remember them; NaN becomes 0.
 
-    For one payment its feature row is enough: `squash(row[EDGE_COLUMNS])`.
+    What is beyond five units counts as five.
     """
     squashed: Vector = edges - _CENTER
     squashed *= _SCALE
@@ -291,14 +299,6 @@ def squash(edges: Vector) -> Vector:
     return squashed
 
 
-def slot_of(edges: Vector) -> Vector:
-    """A payment's slot, float32 [SLOT], from its own EDGE_FEATURES; its gap is the ring's."""
-    slot = np.zeros(len(SLOT), np.float32)
-    slot[:_GAP] = squash(edges)
-    slot[_PRESENT] = 1.0
-    return slot
-
-
 def remember(
     rings: Rings, edges: Vector, now_ms: int, key: Hashable, weights: MessageWeights | None
 ) -> None:
@@ -306,10 +306,10 @@ def remember(
 
     `edges` are the payment's own EDGE_FEATURES, float32, NaN where not known.
     """
-    slot = slot_of(edges)
+    held = edges.tobytes()
     for ring in rings:
         if ring is not None:
-            ring.append(slot, now_ms, key)
+            ring.append(held, now_ms, key)
     if weights is not None:
         _settle(rings, now_ms, weights)
 
@@ -351,15 +351,32 @@ def _settle(rings: Rings, now_ms: int, weights: MessageWeights) -> list[Settled]
 
 
 def _sums(stale: list[tuple[int, Ring]], now_ms: int, weights: MessageWeights) -> Vector:
-    slots = np.zeros((len(stale), RING, len(SLOT)), np.float32)
-    times_ms = np.full((len(stale), RING), now_ms)
-    for number, (_, ring) in enumerate(stale):
-        slots[number, : len(ring)] = ring.slots
-        times_ms[number, : len(ring)] = ring.times_ms
+    slots, times_ms = _slots([ring for _, ring in stale])
     ages_days = (np.maximum(now_ms - times_ms, 0) / DAY_MS).astype(np.float32)
     every = len(stale) == len(GRAPH_KINDS)
     counting = weights.counting if every else weights.counting[[kind for kind, _ in stale]]
     return sums_of(slots, ages_days, counting)
+
+
+def _slots(rings: Sequence[Ring]) -> tuple[Vector, NDArray[np.int64]]:
+    """What rings hold: slots, float32 [rings, RING, SLOT], and times [rings, RING]."""
+    shape = (len(rings), RING)
+    edges = b"".join([b"".join(ring._edges).ljust(_EDGES_BYTES, _NOT_KNOWN) for ring in rings])
+    times = b"".join([ring._times_ms.tobytes().ljust(_TIMES_BYTES, b"\0") for ring in rings])
+    held = b"".join([bytes(ring._states).ljust(RING, b"\0") for ring in rings])
+    states = np.frombuffer(held, np.uint8).reshape(shape)
+    times_ms = np.frombuffer(times, np.int64).reshape(shape)
+    slots = np.empty((*shape, len(SLOT)), np.float32)
+    slots[:, :, :_GAP] = squash(np.frombuffer(edges, _FLOAT).reshape(*shape, _GAP))
+    slots[:, :, _PRESENT:] = _STATES.take(states, axis=0)
+    gaps_ms = np.zeros(shape)
+    np.subtract(times_ms[:, 1:], times_ms[:, :-1], out=gaps_ms[:, 1:])
+    for number, ring in enumerate(rings):
+        if ring._before_ms >= 0:
+            gaps_ms[number, 0] = ring._times_ms[0] - ring._before_ms
+    gaps_ms *= slots[:, :, _PRESENT]
+    slots[:, :, _GAP] = np.log1p(gaps_ms / DAY_MS)
+    return slots, times_ms
 
 
 def sums_of(slots: Vector, ages_days: Vector, counting: Vector) -> Vector:

@@ -9,78 +9,14 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from operator import attrgetter
 
-from smartpay_fraud.domain.activity import (
-    DAY_MS,
-    FRAUD,
-    LABEL_DAYS_MAX,
-    LABEL_DELAY_MS,
-    MEMORY_MS,
-    Activity,
-    Payment,
-)
+from smartpay_fraud.domain.activity import Activity, Payment
+from smartpay_fraud.domain.fates import fate_names, fates, fraud_rate
+from smartpay_fraud.domain.moments import Moment, log_seconds, moment_of
 
-MINUTE_MS = 60_000
-HOUR_MS = 60 * MINUTE_MS
-
-LABEL_DAYS: tuple[int, ...] = (1, 3, 7, 14, LABEL_DAYS_MAX)
-"""Windows of fates: a compromised terminal shows within days, a customer's card within weeks."""
-
-LAST_LABELS = 3
-"""The latest payments whose fate is told one by one."""
-
-_LABELS_PRIOR = 4  # fates that an unproven entity is assumed to have, all legitimate
 _NAN = math.nan
-
-
-class Moment(NamedTuple):
-    """Where each window begins, worked out once for all parts of a payment (ms)."""
-
-    now: int
-    minutes: int
-    hour: int
-    day: int
-    days3: int
-    days7: int
-    days14: int
-    days28: int
-    days30: int
-    memory: int
-    matured: int
-    labels: tuple[int, ...]
-
-
-def moment_of(now_ms: int) -> Moment:
-    """The beginnings of all windows that end now."""
-    return Moment(
-        now_ms,
-        now_ms - 10 * MINUTE_MS,
-        now_ms - HOUR_MS,
-        now_ms - DAY_MS,
-        now_ms - 3 * DAY_MS,
-        now_ms - 7 * DAY_MS,
-        now_ms - 14 * DAY_MS,
-        now_ms - 28 * DAY_MS,
-        now_ms - 30 * DAY_MS,
-        now_ms - MEMORY_MS,
-        now_ms - LABEL_DELAY_MS,
-        tuple(now_ms - days * DAY_MS for days in LABEL_DAYS),
-    )
-
-
-def _fate_names(kind: str) -> tuple[str, ...]:
-    return (
-        f"{kind}_known_frauds",
-        f"{kind}_known_fraud_rate",
-        *(f"{kind}_known_{days}d" for days in LABEL_DAYS),
-        *(f"{kind}_frauds_{days}d" for days in LABEL_DAYS),
-        *(f"{kind}_fraud_share_{days}d" for days in LABEL_DAYS),
-        *(f"{kind}_label_{n}" for n in range(1, LAST_LABELS + 1)),
-        *(f"{kind}_label_age_{n}" for n in range(1, LAST_LABELS + 1)),
-        f"{kind}_last_fraud_age",
-        f"{kind}_first_fraud_age",
-    )
 
 
 CUSTOMER = (
@@ -111,7 +47,7 @@ CUSTOMER = (
     "customer_new_currency",
     "customer_at_terminal",
     "customer_declines_24h",
-    *_fate_names("customer"),
+    *fate_names("customer"),
 )
 CUSTOMER_COLUMNS = ("card", "device", "network", "country", "currency", "terminal")
 
@@ -158,16 +94,16 @@ def customer_view(
         _tallied(activity, days14),
         _idle(activity, at.now),
         _age(activity, at.now),
-        *_distinct(cards, payment.card, day),
-        *_distinct(devices, payment.device, day),
+        _distinct(cards, payment.card, day),
+        _distinct(devices, payment.device, day),
         _new(cards, payment.card, known),
         _new(devices, payment.device, known),
         _new(networks, payment.network, known),
         _new(countries, payment.country, known),
         _new(currencies, payment.currency, known),
         terminals.count(payment.terminal),
-        activity.declines_since(at.day),
-        *_fates(activity, at, oldest),
+        _declines(activity, at.day),
+        *fates(activity, at, oldest),
     ]
 
 
@@ -204,9 +140,9 @@ def card_view(activity: Activity, payment: Payment, at: Moment) -> list[float]:
         activity.habit(payment.log_amount)[0],
         _idle(activity, at.now),
         _age(activity, at.now),
-        *_distinct(customers, payment.customer, day),
-        *_distinct(devices, payment.device, day),
-        activity.declines_since(at.day),
+        _distinct(customers, payment.customer, day),
+        _distinct(devices, payment.device, day),
+        _declines(activity, at.day),
         activity.known_frauds(),
     ]
 
@@ -241,15 +177,15 @@ def device_view(activity: Activity, payment: Payment, at: Moment) -> list[float]
     return [
         count - minutes,
         count - hour,
-        _volume(activity, day, at.day)[0],
-        *_distinct(cards, payment.card, minutes, hour, day),
-        *_distinct(customers, payment.customer, day),
+        _count(activity, day, at.day),
+        *_distincts(cards, payment.card, minutes, hour, day),
+        _distinct(customers, payment.customer, day),
         _tallied(activity, hour),
         activity.habit(payment.log_amount)[0],
         _idle(activity, at.now),
         _age(activity, at.now),
-        activity.declines_since(at.hour),
-        activity.declines_since(at.day),
+        _declines(activity, at.hour),
+        _declines(activity, at.day),
         activity.known_frauds(),
     ]
 
@@ -282,13 +218,13 @@ def network_view(activity: Activity, payment: Payment, at: Moment) -> list[float
     day = bisect_right(times, at.day, 0, hour)
     cards, customers = activity.columns
     tiny = _tallied(activity, hour)
-    declines = activity.declines_since(at.hour)
+    declines = _declines(activity, at.hour)
     return [
         count - minutes,
         count - hour,
-        _volume(activity, day, at.day)[0],
-        *_distinct(cards, payment.card, hour, day),
-        *_distinct(customers, payment.customer, hour),
+        _count(activity, day, at.day),
+        *_distincts(cards, payment.card, hour, day),
+        _distinct(customers, payment.customer, hour),
         tiny,
         _share(tiny, count - hour),
         activity.habit(payment.log_amount)[0],
@@ -308,7 +244,7 @@ TERMINAL = (
     "terminal_mean_z_7d",
     "terminal_idle",
     "terminal_age",
-    *_fate_names("terminal"),
+    *fate_names("terminal"),
 )
 
 
@@ -321,14 +257,14 @@ def terminal_view(activity: Activity, payment: Payment, at: Moment) -> list[floa
     oldest = bisect_right(times, at.memory, 0, month)
     held_7d = len(times) - week
     return [
-        _volume(activity, day, at.day)[0],
-        _volume(activity, week, at.days7)[0],
-        _volume(activity, month, at.days28)[0],
+        _count(activity, day, at.day),
+        _count(activity, week, at.days7),
+        _count(activity, month, at.days28),
         activity.habit(payment.log_amount)[0],
         _tallied(activity, week) / held_7d / 1000 if held_7d else 0.0,
         _idle(activity, at.now),
         _age(activity, at.now),
-        *_fates(activity, at, oldest),
+        *fates(activity, at, oldest),
     ]
 
 
@@ -355,90 +291,68 @@ def merchant_view(activity: Activity, payment: Payment, at: Moment) -> list[floa
         _share(_tallied(activity, hour), count - hour),
         activity.habit(payment.log_amount)[0],
         _age(activity, at.now),
-        _share(activity.declines_since(at.hour), count - hour),
+        _share(_declines(activity, at.hour), count - hour),
         activity.known_frauds(),
         fraud_rate(activity, at),
     ]
 
 
+class Newcomers:
+    """Views of entities never seen: they differ only in which of the payment's columns are given.
+
+    So each is worked out once, by the view itself.
+    """
+
+    def __init__(
+        self,
+        view: Callable[[Activity, Payment, Moment], Sequence[float]],
+        columns: tuple[str, ...],
+    ) -> None:
+        self._view = view
+        self._newcomer = Activity(len(columns))
+        self._values = attrgetter(*columns)
+        self._known: dict[tuple[bool, ...], Sequence[float]] = {}
+
+    def view(self, payment: Payment) -> Sequence[float]:
+        """What the view says of a newcomer with this payment."""
+        given = tuple(map(bool, self._values(payment)))
+        known = self._known.get(given)
+        if known is None:
+            known = self._view(self._newcomer, payment, moment_of(payment.time_ms))
+            self._known[given] = known
+        return known
+
+
+NEW_CUSTOMERS = Newcomers(
+    lambda activity, payment, at: customer_view(activity, payment, at, _NAN, _NAN),
+    CUSTOMER_COLUMNS,
+)
+NEW_CARDS = Newcomers(card_view, CARD_COLUMNS)
+NEW_DEVICES = Newcomers(device_view, DEVICE_COLUMNS)
+NEW_NETWORKS = Newcomers(network_view, NETWORK_COLUMNS)
+
 COUNTRY = ("country_known_fraud_rate",)
 CATEGORY = ("category_known_fraud_rate",)
 
 
-def fraud_rate(activity: Activity, at: Moment) -> float:
-    """The share of frauds among the fates of 28 days, drawn towards none while there are few."""
-    times = activity.times
-    last = bisect_right(times, at.matured)
-    first = bisect_right(times, at.memory, 0, last)
-    count, frauds = activity.settled(at.days28, at.now, first, last)
-    return frauds / (count + _LABELS_PRIOR)
-
-
-def _fates(activity: Activity, at: Moment, oldest: int) -> list[float]:
-    """What is known of how the entity's payments turned out, in the order of _fate_names."""
-    times = activity.times
-    now = at.now
-    last = first = bisect_right(times, at.matured)
-    simple = not activity.fraud_keys and not activity.cleared and activity.buckets is None
-    counts: list[float] = []
-    frauds: list[float] = []
-    for after in at.labels:
-        first = bisect_right(times, after - LABEL_DELAY_MS, 0, first)
-        if simple:
-            counts.append(last - first)
-        else:
-            count, fraud = activity.settled(after, now, first, last)
-            counts.append(count)
-            frauds.append(fraud)
-    if simple:
-        frauds = _NO_FRAUDS
-        shares = _NO_FRAUDS
-    else:
-        shares = [f / c if c else 0.0 for f, c in zip(frauds, counts, strict=True)]
-    labels: list[float] = []
-    ages: list[float] = []
-    words = activity.words
-    for index in range(last - 1, last - 1 - LAST_LABELS, -1):
-        if index < oldest:
-            labels.append(_NAN)
-            ages.append(_NAN)
-        else:
-            labels.append(1.0 if words[index] == FRAUD else 0.0)
-            ages.append(math.log1p((now - times[index]) / 1000))
-    marks = activity.frauds
-    last_age = first_age = _NAN
-    if marks:
-        first_ms = activity.first_fraud_ms if activity.forgotten_frauds else marks[0]
-        last_age = math.log1p(max(0, now - marks[-1]) / 1000)
-        first_age = math.log1p(max(0, now - first_ms) / 1000)
-    return [
-        activity.known_frauds(),
-        frauds[-1] / (counts[-1] + _LABELS_PRIOR),
-        *counts,
-        *frauds,
-        *shares,
-        *labels,
-        *ages,
-        last_age,
-        first_age,
-    ]
-
-
-_NO_FRAUDS = [0.0] * len(LABEL_DAYS)
+def _count(activity: Activity, first: int, after_ms: int) -> int:
+    """Payments from a held index on, and of the days before that can't be held."""
+    count = len(activity.times) - first
+    if first == activity.start and activity.buckets is not None:
+        count += activity.buckets.volume(after_ms)[0]
+    return count
 
 
 def _volume(activity: Activity, first: int, after_ms: int) -> tuple[int, int]:
-    """Payments and US cents from a held index on, and of the days before that can't be held."""
+    """The same, and their sum in US cents."""
     spend = activity.spend
     count = len(spend) - first
     cents = 0
     if count:
         cents = spend[-1] - (spend[first - 1] if first else activity.spend_before)
-    buckets = activity.buckets
-    if not first and buckets is not None:
-        day = buckets.since(after_ms)
-        count += sum(buckets.counts[day:])
-        cents += sum(buckets.cents[day:])
+    if first == activity.start and activity.buckets is not None:
+        days, cents_of_days = activity.buckets.volume(after_ms)
+        return count + days, cents + cents_of_days
     return count, cents
 
 
@@ -449,15 +363,26 @@ def _tallied(activity: Activity, first: int) -> int:
     return tally[-1] - (tally[first - 1] if first else activity.tally_before)
 
 
-def _distinct(column: list[str], own: str, *firsts: int) -> list[int]:
-    """How many different values each window holds, the payment's own included; "" is none.
+def _declines(activity: Activity, after_ms: int) -> int:
+    return activity.declines_since(after_ms) if activity.declines else 0
 
-    Windows come narrowest first: each wider one only adds what lies before the narrower.
-    """
+
+def _distinct(column: list[str], own: str, first: int) -> int:
+    """How many different values a window holds, the payment's own included; "" is none."""
+    if first == len(column):
+        return 1 if own else 0
+    values = set(column[first:])
+    values.add(own)
+    return len(values) - ("" in values)
+
+
+def _distincts(column: list[str], own: str, *firsts: int) -> list[int]:
+    """The same for several windows, narrowest first."""
     values = {own}
     end = len(column)
     counts = []
     for first in firsts:
+        # A wider window only adds what lies before the narrower.
         if first < end:
             values.update(column[first:end])
             end = first
@@ -477,12 +402,10 @@ def _share(part: int, whole: int) -> float:
 
 
 def _idle(activity: Activity, now_ms: int) -> float:
-    if not activity.times:
-        return _NAN
-    return math.log1p(max(0, now_ms - activity.times[-1]) / 1000)
+    times = activity.times
+    return log_seconds(times[-1], now_ms) if times else _NAN
 
 
 def _age(activity: Activity, now_ms: int) -> float:
-    if activity.first_ms is None:
-        return 0.0
-    return math.log1p(max(0, now_ms - activity.first_ms) / 1000)
+    first_ms = activity.first_ms
+    return 0.0 if first_ms is None else log_seconds(first_ms, now_ms)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from itertools import pairwise
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from smartpay_fraud.domain.fates import LAST_LABELS
 from smartpay_fraud.domain.features import FEATURES, Vector
-from smartpay_fraud.domain.profiles import LABEL_DAYS, LAST_LABELS
+from smartpay_fraud.domain.moments import LABEL_DAYS
 
 REASONS_MAX = 4
 """The contract's limit; past the fourth cause nobody reads on."""
@@ -26,8 +28,7 @@ GRAPH_NEIGHBOURS = "GRAPH_NEIGHBOURS"
 """The code of whatever the graph model adds behind the base row."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reason:
+class Reason(NamedTuple):
     """One cause of a score.
 
     Attributes:
@@ -41,7 +42,7 @@ class Reason:
     code: str
     message: str
     contribution: float
-    values: Mapping[str, float] = field(default_factory=dict)
+    values: Mapping[str, float] = MappingProxyType({})
 
 
 class _Figure(NamedTuple):
@@ -294,12 +295,17 @@ _WORDINGS = [_BY_FEATURE[name] for name in FEATURES]
 REASON_CODES = tuple(sorted({wording.code for wording in _WORDINGS} | {GRAPH_NEIGHBOURS}))
 """Every code a model's reason can carry; each stays for ever once published."""
 
-_CODE_OF = np.array([REASON_CODES.index(wording.code) for wording in _WORDINGS])
-_FEATURES_OF = [
-    np.flatnonzero(np.equal(_CODE_OF, number)).tolist() for number in range(len(REASON_CODES))
+# Columns in the order of their codes, so that what belongs together lies side by side.
+_ORDER = np.argsort([REASON_CODES.index(wording.code) for wording in _WORDINGS], kind="stable")
+_IN_ORDER = [_WORDINGS[at] for at in _ORDER]
+_VALUES = [
+    (wording.feature, wording.figure.plain, column)
+    for wording, column in zip(_IN_ORDER, _ORDER.tolist(), strict=True)
 ]
-_CODE_SUMS = np.equal.outer(_CODE_OF, np.arange(len(REASON_CODES))).astype(np.float64)
-_GRAPH = REASON_CODES.index(GRAPH_NEIGHBOURS)
+_CODES = [wording.code for wording in _IN_ORDER]
+_STARTS = np.array([_CODES.index(code) for code in dict.fromkeys(_CODES)])
+_SPANS = [range(*span) for span in pairwise([*_STARTS.tolist(), len(_CODES)])]
+_GRAPH = len(_SPANS)  # whatever the graph added stands behind the codes
 _GRAPH_SENTENCE = (
     "Recent payments around this customer, card, device, network and terminal resemble fraud."
 )
@@ -324,40 +330,47 @@ def reasons_of(
     """
     width = len(FEATURES)
     base = rows[:, :width]
-    known = np.where(np.isnan(base), 0.0, contributions[:, :width])
-    totals = known @ _CODE_SUMS
+    # No NaN is below anything.
+    known = np.where(base < np.inf, contributions[:, :width], 0.0)
+    added = known.take(_ORDER, axis=1)
+    totals = np.add.reduceat(added, _STARTS, axis=1).tolist()
     if contributions.shape[1] > width:
-        totals[:, _GRAPH] = contributions[:, width:].sum(axis=1)
-    return [
-        _reasons(*each) for each in zip(rows, known.tolist(), totals.tolist(), limits, strict=True)
-    ]
+        for each, graph in zip(totals, contributions[:, width:].sum(axis=1).tolist(), strict=True):
+            each.append(graph)
+    return [_reasons(*each) for each in zip(rows, added, totals, limits, strict=True)]
 
 
-def _reasons(row: Vector, added: list[float], totals: list[float], limit: int) -> list[Reason]:
+def _reasons(
+    row: Vector, added: NDArray[np.float64], totals: list[float], limit: int
+) -> list[Reason]:
     causes = [number for number, total in enumerate(totals) if total >= CONTRIBUTION_MIN]
     causes.sort(key=totals.__getitem__, reverse=True)
     reasons = []
     for number in causes[:limit]:
         total = totals[number]
         if number == _GRAPH:
-            values = {"graph_log_odds": float(row[-1])} if len(row) > len(FEATURES) else {}
+            values = {"graph_log_odds": float(row[-1])}
             reasons.append(Reason(GRAPH_NEIGHBOURS, _GRAPH_SENTENCE, total, values))
             continue
-        told = [at for at in _FEATURES_OF[number] if added[at] > 0]
-        told.sort(key=added.__getitem__, reverse=True)
+        span = _SPANS[number]
+        shares = added[span.start : span.stop].tolist()
+        told = sorted(range(len(shares)), key=shares.__getitem__, reverse=True)
         values = {}
         for at in told[:VALUES_MAX]:
-            wording = _WORDINGS[at]
-            values[wording.feature] = wording.figure.plain(row.item(at))
-        strongest = _WORDINGS[told[0]]
+            if shares[at] <= 0:
+                break
+            feature, plain, column = _VALUES[span.start + at]
+            values[feature] = plain(row.item(column))
+        strongest = _IN_ORDER[span.start + told[0]]
         figure = strongest.figure.words(values[strongest.feature])
-        reasons.append(Reason(strongest.code, strongest.sentence.format(figure), total, values))
+        message = strongest.sentence.replace("{0}", figure)
+        reasons.append(Reason(strongest.code, message, total, values))
     return reasons
 
 
-def plain_value(feature: str, raw: float) -> float:
-    """A column's value in the unit reasons tell it in; NaN stays NaN."""
-    return _BY_FEATURE[feature].figure.plain(raw)
+def plain_of(feature: str) -> Callable[[float], float]:
+    """Puts a column's value into the unit reasons tell it in; NaN stays NaN."""
+    return _BY_FEATURE[feature].figure.plain
 
 
 def sentence_of(feature: str) -> str:

@@ -13,7 +13,7 @@ import hashlib
 import json
 import uuid
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import astuple
 from itertools import islice
 from typing import Any, NamedTuple, Protocol
@@ -238,12 +238,18 @@ class ReplicatedMemory:
                 log.warning("the shared memory is away", error=str(error))
                 await asyncio.sleep(retry_seconds)
 
-    async def keep_snapshots(self, seconds: float) -> None:
-        """Takes a snapshot now and then, whichever replica holds the lease, for ever."""
+    async def keep_snapshots(self, seconds: float, apart: Callable[[], Awaitable[bool]]) -> None:
+        """Takes a snapshot now and then, whichever replica holds the lease, for ever.
+
+        Args:
+            seconds: the pause between two.
+            apart: takes one out of the log alone, while this process goes on; answers whether it
+                did. What only this process knows, it must write down itself.
+        """
         while True:
             await asyncio.sleep(seconds)
             try:
-                if await self._shared.lease():
+                if await self._shared.lease() and (self._is_only_witness or not await apart()):
                     await self.snapshot()
             except LogUnavailableError as error:
                 log.warning("no snapshot of the shared memory", error=str(error))
@@ -278,10 +284,12 @@ class ReplicatedMemory:
 
     async def _take(self, page: Page) -> bool:
         """Applies a page; answers False when there is more to read."""
-        if page.epoch != self._epoch:
-            if self._epoch:
-                log.warning("the shared memory lost its data; going on with what is known here")
-                self._is_only_witness = True
+        if not self._epoch:
+            # A newcomer's snapshot lies in the log's own place, so it is of the same epoch.
+            self._epoch = page.epoch
+        elif page.epoch != self._epoch:
+            log.warning("the shared memory lost its data; going on with what is known here")
+            self._is_only_witness = True
             self._epoch = page.epoch
             self._position = START
             return False

@@ -52,8 +52,8 @@ def decide(
         rules: the merchant's.
         now_ms: when it is judged.
     """
-    on = [listing for listing in lists.values() if listing.holds(transaction, now_ms)]
-    matched_lists = tuple(listing.about.list_id for listing in on)
+    on = [each for each in lists.values() if each.holds(transaction, now_ms)] if lists else ()
+    matched_lists = tuple([listing.about.list_id for listing in on])
     version = rules.rule_set.version
     for final in (Verdict.BLOCK, Verdict.ALLOW) if on else ():
         if said := [_list_reason(each) for each in on if each.about.verdict is final]:
@@ -61,7 +61,7 @@ def decide(
             return Decision(final, probability, tuple(said), version, (), matched_lists)
     asks = [_list_reason(each) for each in on if each.about.verdict is Verdict.REVIEW]
     matches = rules.matches(Case(transaction, row, probability, lists, now_ms))
-    matched_rules = tuple(match.rule.rule_id for match in matches)
+    matched_rules = tuple([match.rule.rule_id for match in matches])
     for match in matches:
         final, reason = match.rule.verdict, match.reason
         if final is not Verdict.REVIEW:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from smartpay_fraud.domain import refusals
 from smartpay_fraud.domain.features import FEATURE_INDEX, Vector
 from smartpay_fraud.domain.lists import Kind, Lists, Networks, spelt
-from smartpay_fraud.domain.reasons import Reason, plain_value, sentence_of
+from smartpay_fraud.domain.reasons import Reason, plain_of, sentence_of
 from smartpay_fraud.domain.transaction import Transaction, reference_cents
 from smartpay_fraud.domain.verdict import Verdict
 
@@ -296,7 +296,8 @@ def _number(name: str) -> Callable[[Case], float]:
     at = FEATURE_INDEX.get(name)
     if at is None:  # stored before a release that dropped the feature: the rule waits, unasked
         return lambda case: math.nan
-    return lambda case: plain_value(name, case.row.item(at))
+    plain = plain_of(name)
+    return lambda case: plain(case.row.item(at))
 
 
 def _question(condition: Condition) -> Question:

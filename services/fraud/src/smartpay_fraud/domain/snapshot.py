@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smartpay_fraud.domain.activity import Activity, DayBuckets, Payment, Population
-from smartpay_fraud.domain.graph import SLOT, Ring
+from smartpay_fraud.domain.activity import Activity, DayBuckets, Payment
+from smartpay_fraud.domain.graph import EDGE_FEATURES, Ring, RingDump
+from smartpay_fraud.domain.population import Population
 from smartpay_fraud.domain.transaction import TransactionKey
 
-MAGIC = b"SPFRAUD1"
+MAGIC = b"SPFRAUD2"
 """Names the layout; another number means another layout."""
 
 _INTEGERS, _BYTES, _FLOATS = "<i8", "|u1", "<f4"
@@ -171,6 +172,7 @@ def dump(
     payments: dict[int, Payment] = {id(payment): payment for payment in awaited}
     for population in populations.values():
         for _, activity in population:
+            activity.tidy()
             payments.update((id(payment), payment) for payment in activity.payments)
     number_of = {identity: number for number, identity in enumerate(payments)}
     held = list(payments.values())
@@ -196,7 +198,8 @@ def _write_kind(
     pages.integers(f"{kind}.first_ms", firsts)
     pages.ragged(f"{kind}.times", [a.times for a in activities])
     pages.ragged(f"{kind}.payments", [[number_of[id(p)] for p in a.payments] for a in activities])
-    pages.arrays[f"{kind}.words"] = np.frombuffer(b"".join(a.words for a in activities), _BYTES)
+    words = b"".join(a.words or bytes(len(a.times)) for a in activities)
+    pages.arrays[f"{kind}.words"] = np.frombuffer(words, _BYTES)
     for name in ("declines", "frauds", "cleared"):
         pages.ragged(f"{kind}.{name}", list(map(attrgetter(name), activities)))
     pages.keys(f"{kind}.fraud_keys", [key for a in activities for key in a.fraud_keys])
@@ -204,12 +207,12 @@ def _write_kind(
         days = [[] if a.buckets is None else getattr(a.buckets, name) for a in activities]
         pages.ragged(f"{kind}.buckets.{name}", days)
     rings = [(Ring() if a.ring is None else a.ring).dump() for a in activities]
-    slots, *columns, keys = zip(*rings, strict=True) if rings else ((),) * (len(_RING) + 2)
-    for name, lists in zip(_RING, columns, strict=True):
-        pages.ragged(f"{kind}.rings.{name}", lists)
-    pages.keys(f"{kind}.rings.keys", chain.from_iterable(keys))
-    flat = [ring.ravel() for ring in slots]
-    pages.arrays[f"{kind}.rings.slots"] = np.concatenate([*flat, []], dtype=_FLOATS)
+    pages.integers(f"{kind}.rings.before_ms", (ring.before_ms for ring in rings))
+    for name in _RING:
+        pages.ragged(f"{kind}.rings.{name}", list(map(attrgetter(name), rings)))
+    pages.keys(f"{kind}.rings.keys", chain.from_iterable(ring.keys for ring in rings))
+    flat = [ring.edges.ravel() for ring in rings]
+    pages.arrays[f"{kind}.rings.edges"] = np.concatenate([*flat, []], dtype=_FLOATS)
 
 
 @_uncollected()
@@ -275,7 +278,8 @@ def _read_kind(
     )
     for activity, moments, numbers, (first, last) in held:
         population.refill(activity, moments, [payments[number] for number in numbers])
-        activity.words = bytearray(words[first:last])
+        if any(words[first:last]):
+            activity.words = bytearray(words[first:last])
     for name in ("declines", "frauds", "cleared"):
         for activity, marks in zip(activities, reader.ragged(f"{kind}.{name}"), strict=True):
             if marks:
@@ -295,12 +299,16 @@ def _read_kind(
 
 
 def _read_rings(reader: _Reader, name: str, activities: Sequence[Activity]) -> None:
-    slots = reader.array(f"{name}.slots", _FLOATS).reshape(-1, len(SLOT))
+    edges = reader.array(f"{name}.edges", _FLOATS).reshape(-1, len(EDGE_FEATURES))
     keys = reader.keys(f"{name}.keys")
+    before = reader.integers(f"{name}.before_ms")
     columns = [reader.ragged(f"{name}.{column}") for column in _RING]
-    held = zip(activities, reader.cuts(f"{name}.times_ms"), *columns, strict=True)
-    for activity, (first, last), times_ms, known_ms, frauds in held:
+    held = zip(activities, before, reader.cuts(f"{name}.times_ms"), *columns, strict=True)
+    for activity, before_ms, (first, last), times_ms, known_ms, frauds in held:
         if last > first:
+            labels = [*map(bool, frauds)]
             activity.ring = Ring.load(
-                slots[first:last], times_ms, known_ms, list(map(bool, frauds)), [*keys[first:last]]
+                RingDump(
+                    before_ms, edges[first:last], times_ms, known_ms, labels, [*keys[first:last]]
+                )
             )

@@ -60,9 +60,11 @@ _CENTS_PER_MINOR_UNIT: dict[str, tuple[int, int]] = {
 
 # Addresses that mean another machine in every network (RFC 1918, 3927, 4193, 6598): a payer's
 # address that lies here is a proxy's, and says nothing about the payer.
-_LOCAL_NETWORKS = tuple(
-    ipaddress.ip_network(text)
-    for text in (
+# By version: first and last numbers, which compare faster than addresses do.
+_LOCAL_RANGES: dict[int, list[tuple[int, int]]] = {4: [], 6: []}
+for _network in map(
+    ipaddress.ip_network,
+    (
         "0.0.0.0/8",
         "10.0.0.0/8",
         "100.64.0.0/10",
@@ -73,8 +75,11 @@ _LOCAL_NETWORKS = tuple(
         "::1/128",
         "fc00::/7",
         "fe80::/10",
+    ),
+):
+    _LOCAL_RANGES[_network.version].append(
+        (int(_network.network_address), int(_network.broadcast_address))
     )
-)
 _IPV6_SUBSCRIBER_BITS = 64  # RFC 6177: a subscriber holds at least a /64, so that is one payer
 _ADDRESSES_REMEMBERED = 8192  # parsing costs more than a lookup; busy networks come back at once
 
@@ -145,8 +150,10 @@ def network_of(ip_address: str) -> str:
         return ""
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped
-    if any(address in network for network in _LOCAL_NETWORKS):
-        return ""
-    if address.version == 4:
+    number, version = int(address), address.version
+    for first, last in _LOCAL_RANGES[version]:
+        if first <= number <= last:
+            return ""
+    if version == 4:
         return str(address)
-    return str(int(address) >> (128 - _IPV6_SUBSCRIBER_BITS))
+    return str(number >> (128 - _IPV6_SUBSCRIBER_BITS))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from smartpay_fraud.adapters.model_bundle import ModelBundle
 from smartpay_fraud.domain.verdict import Verdict
-from smartpay_fraud.training import fitting, gate, metrics
+from smartpay_fraud.training import champion, fitting, gate, metrics
+from smartpay_fraud.training.champion import LEARNED_UNTIL, Contest, JudgedWeek
 from smartpay_fraud.training.fitting import Fitted, Split
 from smartpay_fraud.training.gate import Ruling
 from smartpay_fraud.training.payments_world import SCENARIOS, PaymentsWorld, generate
@@ -27,34 +31,40 @@ for the trees, and four for the gate."""
 
 @dataclass(frozen=True)
 class Packed:
-    """A sealed bundle, not yet written, and its part of the model card (Markdown lines)."""
+    """A sealed bundle, not yet written, and its part of the model card (Markdown lines).
+
+    `contest` is what came out against the former champion; None where there was none.
+    """
 
     manifest: dict[str, Any]
     files: dict[str, bytes]
     told: list[str]
+    contest: Contest | None = None
 
 
-def from_payments_world(world: PaymentsWorld, split: Split = PAYMENTS_SPLIT) -> Packed:
-    """The packaged bundle.
+def from_payments_world(
+    world: PaymentsWorld, former: Path | None = None, split: Split = PAYMENTS_SPLIT
+) -> Packed:
+    """The packaged bundle, and how it does against the bundle in the folder `former`.
 
     It learns from the payments world, because a model that learned the published process (every
     payment above 220 is fraud) must not judge real merchants.
+
+    Raises:
+        IncomparableError: `former` holds no bundle of these features.
     """
+    champion_before = None if former is None else champion.read(former)
     stream = generate(world)
     replayed = replay(stream)
     sage = train_sage(replayed, within(stream.day, split.graph))
     plain, stack = (fitting.fit(stream, replayed, split, graph) for graph in (None, sage))
     tested = np.flatnonzero(within(stream.day, split.test))
     margins = [fitted.margins_of(replayed, tested) for fitted in (plain, stack)]
+    weeks, card = _weeks(stream, tested, split), stream.codes["card"][tested]
     ruling = gate.rule(
         [
-            gate.Week(
-                stream.fraud[tested][week],
-                stream.codes["card"][tested][week],
-                margins[0][week],
-                margins[1][week],
-            )
-            for week in _weeks(stream, tested, split)
+            gate.Week(stream.fraud[tested][week], card[week], margins[0][week], margins[1][week])
+            for week in weeks
         ]
     )
     chosen, margin = (stack, margins[1]) if ruling.accepted else (plain, margins[0])
@@ -64,11 +74,24 @@ def from_payments_world(world: PaymentsWorld, split: Split = PAYMENTS_SPLIT) -> 
         "world": asdict(world),
         "window": _window(split),
     }
-    return _packed(stream, replayed, chosen, split, ruling, training, measured)
+    judged = [JudgedWeek(tested[week], card[week], margin[week]) for week in weeks]
+    packed = _packed(stream, replayed, chosen, split, ruling, training, measured)
+    return _contested(packed, champion_before, stream, replayed, judged)
 
 
-def from_file(stream: Stream, replayed: Replayed, ruling: Ruling, data: str) -> Packed:
-    """A bundle trained on a table, as late as the protocol's last test week lets it be judged."""
+def from_file(
+    stream: Stream,
+    replayed: Replayed,
+    ruling: Ruling,
+    data: str,
+    former: ModelBundle | None = None,
+    judged: Sequence[JudgedWeek] = (),
+) -> Packed:
+    """A bundle trained on a table, as late as the protocol's last test week lets it be judged.
+
+    Against the champion before it stands what the same recipe, trained anew before each test week,
+    said in the weeks `judged`: the bundle itself was trained while most of them went by.
+    """
     fold = Fold(TEST_STARTS[-1])
     split = Split(
         graph=fold.graph,
@@ -82,7 +105,29 @@ def from_file(stream: Stream, replayed: Replayed, ruling: Ruling, data: str) -> 
     margin = chosen.margins_of(replayed, tested)
     measured = _measured(stream, replayed, chosen, margin, tested, split)
     training = {"data": data, "window": _window(split)}
-    return _packed(stream, replayed, chosen, split, ruling, training, measured)
+    packed = _packed(stream, replayed, chosen, split, ruling, training, measured)
+    return _contested(packed, former, stream, replayed, judged)
+
+
+def _contested(
+    packed: Packed,
+    former: ModelBundle | None,
+    stream: Stream,
+    replayed: Replayed,
+    judged: Sequence[JudgedWeek],
+) -> Packed:
+    """The bundle with what came out against the former champion, if there is one."""
+    if former is None:
+        return packed
+    contest = champion.contest(former, packed.manifest, stream, replayed, judged)
+    if contest.is_with_itself:
+        return replace(packed, contest=contest)
+    return replace(
+        packed,
+        manifest={**packed.manifest, "champion": _rounded(contest.told)},
+        told=[*packed.told, str(contest), ""],
+        contest=contest,
+    )
 
 
 def _packed(
@@ -95,7 +140,12 @@ def _packed(
     measured: dict[str, Any],
 ) -> Packed:
     files = fitting.contents(chosen, stream, replayed, split)
-    training = {**training, "features_sha256": replayed.fingerprint, "split_days": asdict(split)}
+    training = {
+        **training,
+        "features_sha256": replayed.fingerprint,
+        "split_days": asdict(split),
+        LEARNED_UNTIL: champion.learned_until(stream, split.test[0]),
+    }
     manifest = fitting.manifest(
         chosen, files, training, metrics=measured["metrics"], gate=_rounded(asdict(ruling))
     )

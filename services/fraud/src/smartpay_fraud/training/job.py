@@ -16,6 +16,9 @@ ROOT = Path("/opt/ml")
 CHANNELS = ("training", "train", "transactions")
 """Names of the channel looked at, in this order; else the only one there is."""
 
+CHAMPION = "champion"
+"""Name of the channel that may hold the unpacked bundle to beat."""
+
 _TABLES = (".parquet", ".pq", ".csv", ".csv.gz")
 _FAILURE_MAX = 1024  # characters of it that SageMaker shows
 
@@ -32,11 +35,13 @@ class Job:
         transactions: the table to train on; None: the service's own generated streams.
         out: the folder that becomes the model.
         failure: the file that tells why training failed.
+        champion: the folder of the bundle to beat, if one was given.
     """
 
     transactions: Path | None
     out: Path
     failure: Path
+    champion: Path | None = None
 
     def failed(self, error: Exception) -> None:
         """Tells the job's owner why there is no model."""
@@ -61,10 +66,12 @@ def job_of(environ: Mapping[str, str], root: Path = ROOT) -> Job | None:
                     f"hyperparameters: {name}={value!r} is not known; give protocol=handbook or "
                     "nothing."
                 )
+    champion = Path(environ.get("SM_CHANNEL_CHAMPION", root / "input" / "data" / CHAMPION))
     return Job(
         transactions=_table(_channel(environ, root)),
         out=Path(environ.get("SM_MODEL_DIR", root / "model")),
         failure=root / "output" / "failure",
+        champion=champion if champion.is_dir() else None,
     )
 
 
@@ -74,7 +81,7 @@ def _channel(environ: Mapping[str, str], root: Path) -> Path | None:
     folders = [Path(path) for path in told if path]
     folders += [data / name for name in CHANNELS]
     if data.is_dir():
-        others = sorted(path for path in data.iterdir() if path.is_dir())
+        others = sorted(path for path in data.iterdir() if path.is_dir() and path.name != CHAMPION)
         folders += others if len(others) == 1 else []
     return next((folder for folder in folders if folder.is_dir()), None)
 

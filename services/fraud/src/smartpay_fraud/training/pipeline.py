@@ -17,15 +17,18 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from smartpay_fraud.adapters.bundle_source import Folder
+import numpy as np
+
+from smartpay_fraud.adapters.bundle_source import MANIFEST, Folder
 from smartpay_fraud.adapters.model_bundle import load, write
-from smartpay_fraud.training import ablation, published_world, transactions_file
+from smartpay_fraud.training import ablation, champion, published_world, transactions_file
 from smartpay_fraud.training.ablation import Judged, Model
 from smartpay_fraud.training.bundle import (
     Packed,
     from_file,
     from_payments_world,
 )
+from smartpay_fraud.training.champion import ChampionKeptError, IncomparableError, JudgedWeek
 from smartpay_fraud.training.model_card import Card, numbers
 from smartpay_fraud.training.payments_world import PaymentsWorld
 from smartpay_fraud.training.protocol import (
@@ -33,6 +36,7 @@ from smartpay_fraud.training.protocol import (
     VALIDATION_STARTS,
     Fold,
     check,
+    judged,
     mean,
 )
 from smartpay_fraud.training.replay import replay
@@ -51,18 +55,33 @@ GAINS = tuple(
 """What the gate compares: each model without the graph and with it; the last pair decides."""
 
 _PACKAGED = Path(__file__).parents[1] / "bundle"
+_REFUSED = "-refused"
 
 
-def run(transactions: Path | None, out: Path | None, validation: bool = False) -> None:
+def run(
+    transactions: Path | None,
+    out: Path | None,
+    validation: bool = False,
+    former: Path | None = None,
+) -> None:
     """Trains, prints what it does, writes the bundle, and ends with the headline as JSON.
 
-    `validation` judges on the earlier weeks instead, to choose parameters, and writes nothing.
+    Args:
+        transactions: a table of payments; None: our own generated streams.
+        out: where the bundle goes.
+        validation: judge on the earlier weeks instead, to choose parameters; nothing is written.
+        former: the champion to beat; None: the bundle that would be replaced, if there is one
+            and it can be compared.
 
     Raises:
         TableError: the table can't be read.
         ProtocolError: the protocol can't judge it.
+        IncomparableError: `former` was given and can't be compared.
+        ChampionKeptError: the gate kept the champion; the new bundle lies beside, as `-refused`.
     """
     begin = time.perf_counter()
+    folder = out or (_PACKAGED if transactions is None else Path("fraud-bundle"))
+    to_beat = None if validation else _to_beat(former, folder)
     starts = VALIDATION_STARTS if validation else TEST_STARTS
     stream, told = _stream(transactions)
     check(stream)
@@ -70,7 +89,7 @@ def run(transactions: Path | None, out: Path | None, validation: bool = False) -
     with ProcessPoolExecutor(1, mp_context=context) as beside:
         waiting: Future[Packed] | None = None
         if transactions is None and not validation:
-            waiting = beside.submit(from_payments_world, PaymentsWorld())
+            waiting = beside.submit(from_payments_world, PaymentsWorld(), to_beat)
         judged_days = stream.until(Fold(TEST_STARTS[-1]).test[1])
         replayed = _timed(
             f"replaying {len(judged_days):,} payments through the serving features",
@@ -89,15 +108,55 @@ def run(transactions: Path | None, out: Path | None, validation: bool = False) -
                 if waiting is not None
                 else _timed(
                     "training the bundle",
-                    lambda: from_file(judged_days, replayed, gains[-1][1], told),
+                    lambda: from_file(
+                        judged_days,
+                        replayed,
+                        gains[-1][1],
+                        told,
+                        None if to_beat is None else champion.read(to_beat),
+                        _judged(judged_days, weeks, GAINS[-1][gains[-1][1].accepted]),
+                    ),
                 )
             )
             card.bundle = packed.told
-            folder = out or (_PACKAGED if transactions is None else Path("fraud-bundle"))
+            kept = packed.contest is not None and packed.contest.keeps(former is not None)
+            if kept:
+                folder = _beside(folder)
             _write(folder, packed, card, begin)
+            if packed.contest is not None:
+                _say(f"{packed.contest}\n")
     _say("\n" + _summary(weeks))
     _say(f"\n{time.perf_counter() - begin:.0f} s in all\n")
     _say(json.dumps(numbers(weeks, HEADLINE)) + "\n")
+    if not validation and kept:
+        raise ChampionKeptError(f"{packed.contest} The new bundle and its card lie in {folder}.")
+
+
+def _to_beat(former: Path | None, folder: Path) -> Path | None:
+    """The folder of the champion to beat; None, with the reason told, where there is none."""
+    if former is None and not (folder / MANIFEST).is_file():
+        return None
+    try:
+        champion.read(former or folder)
+    except IncomparableError as error:
+        if former is not None:
+            raise
+        _say(f"The bundle to be replaced is not held against the new one: {error}\n")
+        return None
+    return former or folder
+
+
+def _judged(stream: Stream, weeks: Sequence[Judged], model: Model) -> list[JudgedWeek]:
+    """What a model of the ablation said in each test week."""
+    return [
+        JudgedWeek(np.flatnonzero(judged(stream, week.fold)), week.payer, week.scores[model])
+        for week in weeks
+    ]
+
+
+def _beside(folder: Path) -> Path:
+    """Where a refused bundle goes: never into the package."""
+    return Path(f"fraud-bundle{_REFUSED}" if folder == _PACKAGED else f"{folder}{_REFUSED}")
 
 
 def _stream(transactions: Path | None) -> tuple[Stream, str]:

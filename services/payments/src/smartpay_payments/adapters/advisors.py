@@ -71,6 +71,9 @@ class FraudService:
             instrument_fingerprint=fingerprint(order),
             device_id=order.device_id,
             ip_address=order.ip_address,
+            terminal_id=order.terminal_id,
+            merchant_category=payment.merchant_category,
+            country=order.country,
         )
         try:
             response = await self._stub.Score(
@@ -114,6 +117,8 @@ class RouterService:
             payment_id=payment.payment_id,
             decision_id=order.decision_id,
             risk=payment.fraud.score if payment.fraud is not None else 0.0,
+            country=order.country,
+            off_session=order.off_session,
         )
         try:
             response = await self._stub.Decide(

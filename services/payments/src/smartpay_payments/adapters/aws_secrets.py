@@ -37,8 +37,19 @@ class AwsSecrets:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="secrets")
 
     @classmethod
-    def connect(cls, prefix: str, **options: Any) -> AwsSecrets:  # noqa: ANN401 - boto3's own
-        """Makes the client with the pod's own role; `options` are boto3's, for tests."""
+    def connect(
+        cls,
+        prefix: str,
+        region: str = "",
+        **options: Any,  # noqa: ANN401 - boto3's own
+    ) -> AwsSecrets:
+        """Makes the client with the pod's own role.
+
+        Args:
+            prefix: goes before every name.
+            region: where Secrets Manager is asked; "" leaves it to boto3's own configuration.
+            options: further ones of boto3, for tests.
+        """
         # Only where secrets live in AWS.
         import boto3
         from botocore.config import Config
@@ -48,7 +59,9 @@ class AwsSecrets:
             read_timeout=CALL_SECONDS,
             retries={"total_max_attempts": 2, "mode": "standard"},
         )
-        client = boto3.client("secretsmanager", config=config, **options)  # type: ignore[no-untyped-call]
+        client = boto3.client(  # type: ignore[no-untyped-call]
+            "secretsmanager", config=config, region_name=region or None, **options
+        )
         return cls(client, prefix)
 
     async def close(self) -> None:

@@ -74,6 +74,17 @@ MIGRATIONS = [
             WHERE NEW.awaits_reward;
     END;
     """,
+    # An amount changes only while a payment requires confirmation.
+    """
+    CREATE TRIGGER amended_amount_is_found INSTEAD OF INSERT ON new_version
+    WHEN NEW.version > 1 AND NEW.status = 'REQUIRES_CONFIRMATION'
+    BEGIN
+        UPDATE payment_search SET minor_units = NEW.minor_units,
+            currency_code = NEW.currency_code
+            WHERE merchant_id = NEW.merchant_id AND livemode = NEW.livemode
+            AND create_time = NEW.create_time AND payment_id = NEW.payment_id;
+    END;
+    """,
 ]
 
 _COLUMNS = 25

@@ -50,6 +50,7 @@ def facts_of(payment: Payment | None) -> dict[str, object]:
     return {
         "status": payment.status.value,
         "status_reason": payment.status_reason,
+        "amount": f"{payment.order.amount.minor_units} {payment.order.amount.currency_code}",
         "authorized": payment.authorized_minor,
         "captured": payment.captured_minor,
         "refunded": payment.refunded_minor,

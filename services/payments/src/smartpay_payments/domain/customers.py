@@ -13,12 +13,11 @@ from smartpay_payments.domain.payment import (
     OPEN_REFUNDS,
     Order,
     Payment,
+    with_pairs,
 )
 
 # What stands where something personal stood; no saved customer's id can begin so.
 TOMBSTONE = "(erased)"
-# As the contract says of CreateCustomer and CreatePayment.
-METADATA_PAIRS_MAX = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,21 +68,11 @@ class Customer:
         Raises:
             Refusal: FIELD_INVALID when too many pairs would stay.
         """
-        merged = {**self.metadata, **(metadata or {})}
-        kept = {key: value for key, value in merged.items() if value}
-        if len(kept) > METADATA_PAIRS_MAX:
-            raise Refusal(
-                Kind.INVALID_ARGUMENT,
-                "FIELD_INVALID",
-                f"More than {METADATA_PAIRS_MAX} pairs would stay.",
-                remedy="Remove a pair by sending it with an empty value.",
-                field="metadata",
-            )
         return replace(
             self,
             email=self.email if email is None else email,
             name=self.name if name is None else name,
-            metadata=kept,
+            metadata=with_pairs(self.metadata, metadata or {}),
             default_instrument_id=(
                 self.default_instrument_id
                 if default_instrument_id is None
@@ -169,6 +158,7 @@ def _erased_order(order: Order) -> Order:
         customer_id=stone(order.customer_id),
         device_id=stone(order.device_id),
         ip_address="",  # readers expect an address or none
+        country="",
         description=stone(order.description),
         metadata=dict.fromkeys(order.metadata, TOMBSTONE),
     )

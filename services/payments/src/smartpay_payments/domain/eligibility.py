@@ -51,6 +51,8 @@ class MerchantTerms:
     """False: what is captured earns no reward."""
     reward_vesting_seconds: int | None = None
     """How long a reward waits after the capture; None leaves it to rewards."""
+    merchant_category: str = ""
+    """What is sold, for fraud; "" when the merchant did not say."""
 
     capture_method: CaptureMethod = CaptureMethod.AUTOMATIC
     """For payments that leave it to the merchant's settings."""

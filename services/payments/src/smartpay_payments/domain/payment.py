@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -31,6 +32,10 @@ else:
         # A frozen record takes no fields but at once, which is the fastest way as well.
         object.__setattr__(made, "__dict__", fields)
         return made
+
+
+METADATA_PAIRS_MAX = 20
+"""The merchant's own pairs that a payment or customer may have; the contract says so, too."""
 
 
 class Status(StrEnum):
@@ -180,6 +185,10 @@ class Order:
     """The saved instrument that the tokens are of; "" for tokens of the request itself."""
     payers: dict[str, str] = field(default_factory=dict)
     """The processors' own id of the customer by account, which saved tokens are charged with."""
+    terminal_id: str = ""
+    """The point of sale, for fraud."""
+    country: str = ""
+    """The payer's, by the billing address: ISO 3166-1 alpha-2."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,6 +341,9 @@ class Payment:
     """False when the merchant had rewards switched off as it was created."""
     reward_vesting_seconds: int | None = None
     """How long its reward waits after the capture; None leaves it to rewards."""
+    merchant_category: str = ""
+    """What the merchant sold as it was created (ISO 18245), so that fraud is told the same again
+    whenever it is asked again."""
     reward_mark: RewardMark = RewardMark.NONE
     checks: int = 0
     """How often recovery looked without finding out."""
@@ -439,6 +451,24 @@ def status_forbids(payment: Payment, what: str, needed: str) -> Refusal:
         field="payment_id",
         facts={"status": f"STATUS_{payment.status.value}"},
     )
+
+
+def with_pairs(pairs: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
+    """Answers metadata with pairs set; one with an empty value is removed.
+
+    Raises:
+        Refusal: FIELD_INVALID when too many pairs would stay.
+    """
+    kept = {key: value for key, value in {**pairs, **given}.items() if value}
+    if len(kept) > METADATA_PAIRS_MAX:
+        raise Refusal(
+            Kind.INVALID_ARGUMENT,
+            "FIELD_INVALID",
+            f"More than {METADATA_PAIRS_MAX} pairs would stay.",
+            remedy="Remove a pair by sending it with an empty value.",
+            field="metadata",
+        )
+    return kept
 
 
 def check_amount(payment: Payment, amount: Money, limit: int) -> None:

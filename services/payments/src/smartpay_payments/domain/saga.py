@@ -38,10 +38,12 @@ from smartpay_payments.domain.payment import (
     FraudOpinion,
     Initiator,
     NextAction,
+    Order,
     Payment,
     RouteAdvice,
     Status,
     replace,
+    status_forbids,
 )
 from smartpay_payments.domain.processor import (
     ActionRequired,
@@ -132,6 +134,7 @@ class Saga:
             draft,
             earns_reward=terms.rewards_enabled,
             reward_vesting_seconds=terms.reward_vesting_seconds,
+            merchant_category=terms.merchant_category,
         )
         if draft.status is Status.REQUIRES_CONFIRMATION:
             payment = replace(draft, action_expire_time=self._in(self._patience.confirm_seconds))
@@ -148,6 +151,36 @@ class Saga:
         if payment.status is not Status.PROCESSING:
             return payment
         return await self._charge(payment, terms, first_send=True)
+
+    async def amend(
+        self,
+        payment: Payment,
+        order: Order,
+        terms: MerchantTerms,
+        witness: Witness | None = None,
+    ) -> Payment:
+        """Changes what a payment asks for, before anything is charged.
+
+        Args:
+            payment: as stored.
+            order: what it is to ask for.
+            terms: the merchant's rules.
+            witness: who asked for it.
+
+        Raises:
+            Refusal: a processor was asked already, the order can't be charged, or somebody else
+                changed the payment.
+        """
+        if payment.status is not Status.REQUIRES_CONFIRMATION or payment.attempts:
+            raise status_forbids(payment, "changed", "not charged anywhere yet")
+        check_tokens(order, terms)
+        if not eligible_accounts(order, terms, self._processors):
+            raise no_eligible_account()
+        amended = replace(apply(payment, Happening.AMEND), order=order)
+        stored = await self._versions.store(payment, amended, None, witness)
+        if stored is None:
+            raise payment_changed()
+        return stored
 
     async def confirm(
         self,

@@ -16,6 +16,8 @@ from smartpay_payments.domain.payment import Payment, RewardMark, Status, replac
 class Happening(StrEnum):
     """What can happen to a payment: a merchant's command, a processor's word, or time."""
 
+    AMEND = "amend"
+    """The merchant asks for something else before anything is charged."""
     CONFIRM = "confirm"
     """The merchant lets it be charged, or the payer chose a rail: an attempt is stored."""
     HOLD = "hold"
@@ -112,6 +114,7 @@ BEGINNINGS = frozenset(
 TABLE: dict[tuple[Status, Happening], Step] = {
     **{((Status.PROCESSING), happening): step for happening, step in _OUTCOMES.items()},
     **{((Status.UNKNOWN), happening): step for happening, step in _OUTCOMES.items()},
+    (Status.REQUIRES_CONFIRMATION, Happening.AMEND): _step(Status.REQUIRES_CONFIRMATION),
     (Status.REQUIRES_CONFIRMATION, Happening.CONFIRM): _SENT,
     (Status.REQUIRES_CONFIRMATION, Happening.HOLD): _step(Status.IN_REVIEW, Effect.STOP_WAITING),
     (Status.REQUIRES_CONFIRMATION, Happening.BLOCK): _BLOCKED,

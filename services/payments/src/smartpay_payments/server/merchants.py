@@ -124,6 +124,7 @@ def _settings_of(message: merchants_pb2.MerchantSettings) -> Settings:
         reward_vesting_seconds=(
             message.reward_vesting_seconds if message.HasField("reward_vesting_seconds") else None
         ),
+        merchant_category=message.merchant_category,
     )
 
 
@@ -147,6 +148,7 @@ def _settings_message(settings: Settings) -> merchants_pb2.MerchantSettings:
         cascade_seconds=settings.cascade_seconds,
         rewards_enabled=settings.rewards_enabled,
         reward_vesting_seconds=settings.reward_vesting_seconds,
+        merchant_category=settings.merchant_category,
     )
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from dataclasses import replace
 from datetime import datetime
 from typing import Protocol
 
 import structlog
 from google.protobuf.message import Message
 
-from smartpay.payments.v1 import payment_pb2, payments_pb2, payments_pb2_grpc
+from smartpay.payments.v1 import payments_pb2, payments_pb2_grpc
 from smartpay.rewards.v1 import rewards_pb2
 from smartpay_chassis.calls import Call, current_call
 from smartpay_chassis.ids import derive
@@ -27,20 +26,13 @@ from smartpay_chassis.refusals import (
 from smartpay_payments.domain.commands import Commands, Evidence
 from smartpay_payments.domain.eligibility import Account, MerchantTerms
 from smartpay_payments.domain.idempotency import Claim, request_hash
-from smartpay_payments.domain.instruments import (
-    Chargeable,
-    instrument_not_found,
-    with_instrument,
-)
 from smartpay_payments.domain.ledger import LedgerEntry
-from smartpay_payments.domain.merchants import Profile
+from smartpay_payments.domain.merchants import Profile, check_etag
 from smartpay_payments.domain.payment import (
     CANCELABLE,
     OPEN,
     OPEN_REFUNDS,
     Command,
-    Initiator,
-    Order,
     Payment,
     Refund,
     RefundStatus,
@@ -55,13 +47,13 @@ from smartpay_payments.domain.versions import Repository, payment_changed
 from smartpay_payments.messages import (
     ledger_message,
     money_of,
-    order_of,
     payment_message,
     refund_message,
     refund_reason_of,
     reward_message,
 )
 from smartpay_payments.server.audit import witness_of
+from smartpay_payments.server.orders import OrderDesk, SavedInstruments
 from smartpay_payments.server.payment_filters import payment_filter_of
 from smartpay_payments.server.watch import EventLog, EventStreams
 
@@ -97,16 +89,6 @@ class PaymentStore(Repository, EventLog, Protocol):
 
     async def ledger(self, payment_id: str) -> Sequence[LedgerEntry]:
         """Reads a payment's ledger entries, oldest first."""
-        ...
-
-
-class SavedInstruments(Protocol):
-    """Knows the instruments that customers left for later."""
-
-    async def chargeable(
-        self, merchant_id: str, livemode: bool, instrument_id: str, *, payer_is_away: bool
-    ) -> Chargeable:
-        """Answers what a payment charges; raises Refusal when there is none, or not ready."""
         ...
 
 
@@ -167,7 +149,7 @@ class PaymentsServicer(payments_pb2_grpc.PaymentsServiceServicer):
         self._running: set[asyncio.Task[Payment]] = set()
         self.streams = EventStreams(payments, watchers_max, changed_merchants)
         self._terms = terms or _mounted_terms
-        self._saved = saved
+        self._orders = OrderDesk(saved)
 
     async def drain(self) -> None:
         """Waits for stories whose callers went away."""
@@ -191,7 +173,7 @@ class PaymentsServicer(payments_pb2_grpc.PaymentsServiceServicer):
                 payment_id=payment_id,
                 merchant_id=call.merchant_id,
                 livemode=call.livemode,
-                order=await self._order(request, call, terms),
+                order=await self._orders.asked(request, call, terms),
                 request_hash=hashed,
                 status=(
                     Status.REQUIRES_CONFIRMATION if request.confirm_later else Status.PROCESSING
@@ -209,25 +191,6 @@ class PaymentsServicer(payments_pb2_grpc.PaymentsServiceServicer):
             },
         )
         return payments_pb2.CreatePaymentResponse(payment=payment_message(payment))
-
-    async def _order(
-        self, request: payments_pb2.CreatePaymentRequest, call: Call, terms: MerchantTerms
-    ) -> Order:
-        """Reads what is asked for, with what the merchant's settings and the vault know of it."""
-        order = order_of(request)
-        if request.capture_method == payment_pb2.CAPTURE_METHOD_MERCHANT_DEFAULT:
-            order = replace(order, capture_method=terms.capture_method)
-        if not request.instrument_id:
-            return order
-        if self._saved is None:
-            raise instrument_not_found()
-        found = await self._saved.chargeable(
-            call.merchant_id,
-            call.livemode,
-            request.instrument_id,
-            payer_is_away=order.off_session or order.initiator is Initiator.MERCHANT,
-        )
-        return with_instrument(order, request.instrument_id, found)
 
     def _operation(
         self, prefix: str, operation: str, request: Message, call: Call
@@ -353,6 +316,21 @@ class PaymentsServicer(payments_pb2_grpc.PaymentsServiceServicer):
         return payment
 
     # ---- move on -----------------------------------------------------------------------------
+
+    async def UpdatePayment(
+        self, request: payments_pb2.UpdatePaymentRequest, context: Context
+    ) -> payments_pb2.UpdatePaymentResponse:
+        """Changes what a payment asks for, before anything is charged."""
+        payment = await self._payment(request.payment_id)
+        check_etag(request.etag, payment_message(payment).etag)
+        call = current_call()
+        order = await self._orders.changed(payment.order, request, call)
+        payment = await self._saga.amend(
+            payment, order, self._terms(call), witness_of(call, self._clock)
+        )
+        message = payment_message(payment)
+        call.respond_with(headers={"etag": message.etag})
+        return payments_pb2.UpdatePaymentResponse(payment=message)
 
     async def ConfirmPayment(
         self, request: payments_pb2.ConfirmPaymentRequest, context: Context

@@ -10,14 +10,7 @@ from smartpay_chassis.refusals import Kind, Refusal, idempotency_key_reused
 from smartpay_router.domain.charge import Charge
 from smartpay_router.domain.outcome import Outcome, Sample
 from smartpay_router.domain.route import Route
-
-
-@dataclass(frozen=True)
-class Tenant:
-    """The merchant with test or live credentials; nothing is shared between two of them."""
-
-    merchant_id: str
-    livemode: bool
+from smartpay_router.domain.tenant import Tenant
 
 
 @dataclass(frozen=True)
@@ -92,8 +85,9 @@ class Decisions(Protocol):
         attempt_index: int,
         processor_account_id: str,
         outcome: Outcome,
+        at: datetime,
     ) -> None:
-        """Logs an outcome told from outside, once per attempt.
+        """Logs an outcome told from outside, once per attempt; `at` is the present.
 
         Raises:
             Refusal: as `reported` says, DECISION_NOT_FOUND, or IDEMPOTENCY_KEY_REUSED when the
@@ -139,9 +133,13 @@ def bound(
 
 
 def reported(
-    stored: Decision, attempt_index: int, processor_account_id: str, outcome: Outcome
+    stored: Decision,
+    attempt_index: int,
+    processor_account_id: str,
+    outcome: Outcome,
+    at: datetime,
 ) -> Sample:
-    """Takes an outcome told from outside.
+    """Takes an outcome told from outside; `at` is the present.
 
     Raises:
         Refusal: FAILED_PRECONDITION DECISION_USED when a payment has the decision, because its
@@ -155,7 +153,8 @@ def reported(
             remedy="Report outcomes only of decisions that you followed outside /pay.",
             field="decision_id",
         )
-    if processor_account_id not in (r.processor_account_id for r in stored.route.ranking):
+    processors = {r.processor_account_id: r.processor for r in stored.route.ranking}
+    if processor_account_id not in processors:
         raise Refusal(
             Kind.INVALID_ARGUMENT,
             "ACCOUNT_NOT_RANKED",
@@ -169,8 +168,12 @@ def reported(
         merchant_id=stored.tenant.merchant_id,
         livemode=stored.tenant.livemode,
         processor_account_id=processor_account_id,
+        processor=processors[processor_account_id],
         outcome=outcome,
-        context=stored.route.context,
+        several_rails=len(set(processors.values())) > 1,
+        context=stored.route.context.of_attempt(attempt_index),
+        decided_at=stored.created_at.timestamp(),
+        at=at.timestamp(),
     )
 
 

@@ -1,0 +1,1 @@
+"""Speaks the contract: one file per service of it."""

@@ -1,0 +1,1 @@
+"""Seeded payment worlds, and what a policy would have lost in them."""
