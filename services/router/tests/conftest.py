@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from smartpay.router.v1 import (
     router_pb2,
     router_pb2_grpc,
 )
+from smartpay_chassis import ids
 from smartpay_chassis.sqlite import SqliteStore
 from smartpay_chassis.testing import DEMO_ACCOUNTS, DEMO_MERCHANT, FakeClock, serve_for_test
 from smartpay_router.adapters.migrations import MIGRATIONS
@@ -46,6 +48,15 @@ from smartpay_router.server.audit import RoutingAuditServicer
 from smartpay_router.server.evidence import RoutingEvidenceServicer
 from smartpay_router.server.policies import RoutingPoliciesServicer
 from smartpay_router.server.routing import Numbers, RemoteLearner, Router
+
+
+@pytest.fixture(autouse=True)
+def the_same_ids_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A decision's dice are thrown by its id, so ids by chance would make draws by chance."""
+    numbers = count()
+    monkeypatch.setattr(
+        ids, "new", lambda prefix, cell: ids.derive(prefix, cell, str(next(numbers)))
+    )
 
 
 @pytest.fixture

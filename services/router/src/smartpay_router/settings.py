@@ -38,17 +38,17 @@ class RouterSettings(ServiceSettings):
         " and is what makes the log fit for off-policy evaluation.",
     )
     exploration_rate: Annotated[float, Field(ge=0, le=0.1)] = Field(
-        default=0.002,
+        default=0.001,
         validation_alias="ROUTER_EXPLORATION_RATE",
         description="Share of what the static order is expected to bring that may be lent to"
-        " accounts not yet shown to be as good; .2 % kept the shortfall below .5 % in the bench's"
+        " accounts not yet shown to be as good; .1 % kept the shortfall below .5 % in the bench's"
         " worlds.",
     )
     memory_seconds: Annotated[float, Field(ge=3_600)] = Field(
-        default=302_400.0,
+        default=151_200.0,
         validation_alias="ROUTER_MEMORY_SECONDS",
-        description="After how long an outcome weighs 1/e: three and a half days, as processors"
-        " and issuers change over weeks. All replicas need the same.",
+        description="After how long an outcome weighs 1/e: some forty hours, chosen in the bench's"
+        " worlds, where processors wander within days. All replicas need the same.",
     )
     breaker_trip: Annotated[float, Field(ge=6, le=30)] = Field(
         default=12.0,

@@ -18,7 +18,7 @@ class BudgetTuning:
             merchant's own order: of so few, one that fails is already half a percent.
     """
 
-    rate: float = 0.002
+    rate: float = 0.001
     cap: float = 10.0
     start: float = -0.4
 

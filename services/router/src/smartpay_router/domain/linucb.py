@@ -42,7 +42,7 @@ class Tuning:
     """
 
     prior_success: float = 0.9
-    memory_seconds: float = 302_400.0
+    memory_seconds: float = 151_200.0
     residual_outcomes: float = 15.0
     refresh_share: float = 1 / 64
     refresh_changes: int = 512

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from smartpay_router.domain.breakers import Breakers, Kind, Standing, State, Verdict
 from smartpay_router.domain.exploration import Budgets
+from smartpay_router.domain.held_back import Held, HeldBack
 from smartpay_router.domain.learner import Arm, Estimates, Learner
 
 
@@ -51,7 +52,7 @@ class SteeringTuning:
     indebted_share: float = 0.1
     probe_share: float = 0.01
     eager_share: float = 0.25
-    probe_wait_seconds: float = 3_600.0
+    probe_wait_seconds: float = 7_200.0
     probe_wait_seconds_max: float = 14_400.0
     held_max: int = 25
 
@@ -151,16 +152,6 @@ class BulkLearner(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Held:
-    """An outcome that waits until it is clear whether it was an outage's."""
-
-    values: NDArray[np.float64]
-    reward: float
-    decided_at: float
-    pulled: bool = False
-
-
 class Steering:
     """Ranks accounts, and takes their outcomes in; everything it knows is in what it was given."""
 
@@ -175,7 +166,7 @@ class Steering:
         self._breakers = breakers
         self._budgets = budgets
         self._tuning = tuning or SteeringTuning()
-        self._held: dict[Arm, list[_Held]] = {}
+        self._held = HeldBack(self._tuning.held_max)
         self._probes: dict[Arm, tuple[float, int]] = {}
 
     def rank(
@@ -310,7 +301,6 @@ class Steering:
         """Takes an outcome in: judges it, and teaches it unless it is an outage's.
 
         An outcome is held back while an outage is suspected, and taught when the suspicion ends.
-        So nothing ever has to be unlearned, and what a replica has learned only grows.
 
         Args:
             arm: what was tried.
@@ -360,7 +350,7 @@ class Steering:
             raise ValueError("a reward lies within 0 to 1")
         judge, held = self._breakers.judge, self._held
         at_once: list[int] = []
-        late: list[tuple[Arm, _Held]] = []
+        late: list[tuple[Arm, Held]] = []
         rows = zip(arms, kinds, rewards, decided_at, at, strict=True)
         for number, (arm, kind, reward, decided, now) in enumerate(rows):
             verdict = None if kind is None else judge(arm.account, arm.model, kind, decided, now)
@@ -370,7 +360,7 @@ class Steering:
                 continue
             late += self._sift(arm, matrix[number], verdict, reward, decided, pulled=False)
         if not isinstance(self._learner, BulkLearner):
-            late += [(arms[n], _Held(matrix[n], rewards[n] or 0.0, decided_at[n])) for n in at_once]
+            late += [(arms[n], Held(matrix[n], rewards[n] or 0.0, decided_at[n])) for n in at_once]
             for arm, outcome in late:
                 self._learner.learn(arm, outcome.values, outcome.reward, outcome.decided_at)
             return
@@ -389,11 +379,8 @@ class Steering:
 
         Budgets are left out: after a restart they begin anew, which lends less.
         """
-        held = [
-            [arm.account, arm.model, [[h.values.tolist(), h.reward, h.decided_at] for h in waiting]]
-            for arm, waiting in self._held.items()
-        ]
-        return json.dumps({"breakers": self._breakers.state(), "held": held}).encode()
+        state = {"breakers": self._breakers.state(), "held": self._held.state()}
+        return json.dumps(state).encode()
 
     def restore(self, state: bytes) -> None:
         """Goes on from what `state` answered; pulls that waited then are not known any more.
@@ -403,13 +390,8 @@ class Steering:
         """
         try:
             read = json.loads(state)
-            held = {
-                Arm(account, model): [
-                    _Held(np.array(values), float(reward), float(decided_at))
-                    for values, reward, decided_at in waiting
-                ]
-                for account, model, waiting in read["held"]
-            }
+            held = HeldBack(self._tuning.held_max)
+            held.restore(read["held"])
             self._breakers.restore(read["breakers"])
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError("this is no state of a steering") from error
@@ -454,7 +436,7 @@ class Steering:
         decided_at: float,
         *,
         pulled: bool,
-    ) -> list[tuple[Arm, _Held]]:
+    ) -> list[tuple[Arm, Held]]:
         """Holds or drops what the verdict says; answers what is ripe to be learned, oldest first.
 
         Without a verdict the outcome says nothing of an outage, nor of the end of one.
@@ -466,31 +448,28 @@ class Steering:
                 self._learner.release(arm, values, decided_at)
             ripe = []
         else:
-            ripe = [_Held(values, reward, decided_at, pulled)]
+            ripe = [Held(values, reward, decided_at, pulled)]
         if verdict is Verdict.HOLD:
-            waiting = self._held.setdefault(arm, [])
-            waiting += ripe
-            surplus = max(0, len(waiting) - self._tuning.held_max)
-            ripe, waiting[:surplus] = waiting[:surplus], []
+            ripe = self._held.hold(arm, ripe)
         elif verdict is not None and arm in self._held:
             # What was held back when another replica opened the breaker is an outage's as well.
             since = self._breakers.changed_at(arm.account, arm.model)
-            waiting = self._held.pop(arm)
+            waiting = self._held.let_go(arm)
             self._release(arm, [each for each in waiting if each.decided_at < since])
             ripe = [each for each in waiting if each.decided_at >= since] + ripe
         self._release(arm, ripe)
         return [(arm, outcome) for outcome in ripe]
 
-    def _release(self, arm: Arm, outcomes: Sequence[_Held]) -> None:
+    def _release(self, arm: Arm, outcomes: Sequence[Held]) -> None:
         for outcome in outcomes:
             if outcome.pulled:
                 self._learner.release(arm, outcome.values, outcome.decided_at)
 
     def _drop(self, arm: Arm) -> None:
         """Forgets what was held back: the account's, or all its processor's when that is open."""
-        whole = self._breakers.closes_all_of(arm.model)
-        for other in [o for o in self._held if o == arm or (whole and o.model == arm.model)]:
-            self._release(other, self._held.pop(other))
+        every = self._held.of(arm.model) if self._breakers.closes_all_of(arm.model) else [arm]
+        for each in every:
+            self._release(each, self._held.let_go(each))
 
 
 def _leads(

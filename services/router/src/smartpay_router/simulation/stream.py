@@ -164,7 +164,7 @@ def _describe(at: Floats, amounts: Codes, risk: Floats, kinds: dict[str, Codes])
     values[:, 2] = risk
     for kind, codes in kinds.items():
         values[np.arange(len(at)), _FIRST[kind] + codes] = 1
-    clock = 2 * np.pi * (at % 86_400) / 86_400
+    clock = 2 * np.pi * at / 86_400
     values[:, -2], values[:, -1] = np.sin(clock), np.cos(clock)
     return values
 
