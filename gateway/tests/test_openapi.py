@@ -143,6 +143,9 @@ def test_other_input_under_a_key_or_id_is_told_and_so_is_what_is_not_there(
     assert not {"ask", "chat", "getPayment", "listPayments"} & reused
     assert "404" in operation_of(document, "grant")["responses"]
     assert "404" not in operation_of(document, "listPayments")["responses"]
+    for by_version in ("getRuleSet", "getRoutingPolicy"):
+        assert "404" in operation_of(document, by_version)["responses"]
+    assert "409" in operation_of(document, "evaluateRoutingPolicy")["responses"]
 
 
 def test_requests_are_closed_and_answers_open(document: dict[str, Any]) -> None:

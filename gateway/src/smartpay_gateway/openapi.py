@@ -32,7 +32,7 @@ LINES = "application/x-ndjson"
 FILES = ("text/csv", LINES)  # what exports are written as
 _MADE_BEFORE = frozenset({"customer_id", "decision_id", "payment_id"})
 # Named by choice, and refused when there is no such thing.
-_LOOKED_UP = frozenset({"account_order", "after", "instrument_id", "payment_id"})
+_LOOKED_UP = frozenset({"account_order", "after", "instrument_id", "payment_id", "version"})
 _VARIABLE = re.compile(r"\{([a-z0-9_]+)(?:=\*)?\}")
 # As a comment of the contract says it: "REST: 201 with a terminal status, 202 with one ...".
 _STATUSES = re.compile(r"\bREST: (20\d[^.]*)\.")
@@ -345,7 +345,8 @@ def _refusals(rpc: Rpc, binding: Binding) -> list[str]:
     if in_path or _names_something(rpc.request):
         statuses |= {"404", "409"}
     if binding.body:
-        statuses.add("413")
+        # What is asked of a state may be too early for it, even when the asking changes nothing.
+        statuses |= {"409", "413"}
     # What may be repeated refuses other input in the place of the first, with a key or an id.
     has_input = bool(set(rpc.request.fields_by_name) - in_path)
     if rpc.idempotency_key or (has_input and not rpc.reads_only):
