@@ -163,7 +163,7 @@ class Money:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What the merchant asked for; never changes."""
+    """What the merchant asked for; changes only until it is confirmed."""
 
     amount: Money
     tokens: dict[str, str]
