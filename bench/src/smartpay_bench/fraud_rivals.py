@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import uvloop
 from onnxruntime import InferenceSession, SessionOptions  # type: ignore[attr-defined]
 
 from smartpay_bench.loops import Call, closed_loop
@@ -150,6 +149,9 @@ def _ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
 
 def main() -> None:
     """Measures and prints one JSON object."""
+    # Ray Serve brings it; BentoML's environment, which opens its model from here, has none.
+    import uvloop
+
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", required=True)
     parser.add_argument("--row", required=True)
@@ -158,7 +160,6 @@ def main() -> None:
     chosen = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     row = np.frombuffer(Path(chosen.row).read_bytes(), "<f4")
-    # Ray Serve brings uvloop; all are asked from one such loop.
     print(json.dumps(uvloop.run(measure(chosen.model, chosen.socket, chosen.bento, row))))
 
 

@@ -22,7 +22,7 @@ from smartpay_router.simulation.world import World, load
 
 REPLICAS = 16
 PAYMENTS = 12_000
-SEEDS = range(201, 207)
+SEEDS = range(301, 307)
 EXCHANGES = (100, 1_000)
 
 

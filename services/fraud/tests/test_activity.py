@@ -88,7 +88,7 @@ def test_hot_places_settle_day_by_day() -> None:
 def test_memory_ends_where_no_window_reaches() -> None:
     population = Population(("card",) * 2)
     for day in range(100):
-        population.append("entity", a_payment(MIDNIGHT + day * DAY_MS))
+        population.append("entity", population.find("entity"), a_payment(MIDNIGHT + day * DAY_MS))
     held = population.find("entity")
     assert held.held == population.events == MEMORY_MS // DAY_MS
     assert held.count == 100
@@ -113,7 +113,7 @@ def test_who_comes_back_after_months_is_known_by_habit_but_fills_no_window() -> 
 def test_a_population_forgets_the_longest_unused_entity_first() -> None:
     population = Population(events_max=3 + 2 * EVENTS_PER_NEWCOMER)
     for key in ("a", "b", "a", "c"):
-        population.append(key, a_payment(MIDNIGHT))
+        population.append(key, population.find(key), a_payment(MIDNIGHT))
     assert population.recall("b") is None
     assert population.events == 3
     assert len(population) == 2

@@ -10,8 +10,8 @@ import pytest
 
 from smartpay_fraud.adapters.memory_file import MemoryFile, renew
 from smartpay_fraud.adapters.sqlite_history import SqliteHistory
-from smartpay_fraud.adapters.sqlite_reviews import customer_key
 from smartpay_fraud.adapters.sqlite_tail import SqliteTail
+from smartpay_fraud.adapters.sqlite_traces import customer_key
 from smartpay_fraud.domain.assessment import Claim, Finding
 from smartpay_fraud.domain.features import FEATURE_INDEX, FeatureStore
 from smartpay_fraud.domain.gate import Gate
@@ -98,7 +98,7 @@ async def test_a_customer_erased_after_a_snapshot_is_in_no_later_one(
     for payment in (paying(1), stays):
         await scoring.score(payment, NOON)
     await scoring.standing_still(lambda place: kept.save(store_of(scoring).dump(), place))
-    await stored.erase(customer_key(paying(1)).hex(), NOON + 1)
+    await stored.erase(customer_key("mer", False, "customer"), NOON + 1)
     # The same id again is somebody new.
     await scoring.score(paying(3), NOON + 2)
     assert b'"customer"]' in kept._path.read_bytes()

@@ -140,7 +140,7 @@ def test_without_accounts_there_is_nothing_to_rank() -> None:
         Road().rank()
 
 
-def test_epsilon_gives_every_account_the_same_small_chance() -> None:
+def test_epsilon_gives_every_healthy_account_the_same_small_chance() -> None:
     road = Road({A: (0.9, 0.0), B: (0.8, 0.0), C: (0.7, 0.0)}, SteeringTuning(epsilon=0.03))
     chances = {p.option.arm.account[-1]: p.propensity for p in road.rank(A, B, C).places}
     assert chances == pytest.approx({"a": 0.98, "b": 0.01, "c": 0.01})
@@ -234,12 +234,12 @@ def test_while_a_probe_is_under_way_no_more_are_hurried_after_it() -> None:
     assert {p.option: p.propensity for p in road.rank(a, b).places}[a] == pytest.approx(1)
 
 
-def test_an_open_account_that_would_not_lead_has_only_epsilons_chance() -> None:
+def test_an_open_account_that_would_not_lead_has_a_tenth_of_epsilons_chance() -> None:
     a, b = (Option(Arm(o.arm.account, o.arm.account), 0.0) for o in (A, B))
     road = Road({a: (0.7, 0.0), b: (0.8, 0.0)}, SteeringTuning(epsilon=0.002))
     road.breaks(a)
     places = {place.option: place for place in road.rank(a, b).places}
-    assert places[a].propensity == pytest.approx(0.001)
+    assert places[a].propensity == pytest.approx(0.0001)
 
 
 def test_a_merchants_own_first_account_is_probed_whatever_is_believed_of_it() -> None:

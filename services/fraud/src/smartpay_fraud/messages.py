@@ -46,23 +46,27 @@ def moment_ms(text: str, field: str) -> int:
 
 def assessment_message(assessment: Assessment) -> fraud_pb2.Assessment:
     """Spells an assessment."""
+    # Set part by part: what is handed to a constructor is built once more.
     message = fraud_pb2.Assessment(
         transaction_id=assessment.transaction.transaction_id,
         verdict=VERDICTS[assessment.verdict],
         score=assessment.score,
         model_version=assessment.model_version,
-        create_time=timestamp(assessment.scored_ms),
         rules_version=assessment.rules_version,
-        matched_rule_ids=assessment.matched_rules,
-        matched_list_ids=assessment.matched_lists,
         control=assessment.control,
     )
-    # Added in place: handing them to the constructor would build every one twice.
-    for each in assessment.reasons:
-        reason = message.reasons.add(
-            code=each.code, message=each.message, contribution=each.contribution
-        )
+    created = message.create_time
+    created.seconds, rest_ms = divmod(assessment.scored_ms, 1_000)
+    created.nanos = rest_ms * 1_000_000
+    if assessment.matched_rules:
+        message.matched_rule_ids.extend(assessment.matched_rules)
+    if assessment.matched_lists:
+        message.matched_list_ids.extend(assessment.matched_lists)
+    add = message.reasons.add
+    for code, text, contribution, figures in assessment.reasons:
+        reason = add()
+        reason.code, reason.message, reason.contribution = code, text, contribution
         values = reason.values
-        for name, value in each.values.items():
+        for name, value in figures.items():
             values[name] = value
     return message

@@ -5,15 +5,28 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import AsyncIterator, Collection, Sequence
-from dataclasses import fields
+from dataclasses import replace
 from pathlib import Path
 
 from smartpay_chassis.sqlite import SqliteStore
 from smartpay_fraud.adapters.migrations import MIGRATIONS
-from smartpay_fraud.adapters.sqlite_reviews import customer_key, insert_review
-from smartpay_fraud.domain.assessment import Assessment, Claim, Finding, Happening, Shadow
+from smartpay_fraud.adapters.sqlite_assessments import (
+    OF_KEY,
+    PAYMENT,
+    assessment_of,
+    insert_assessments,
+    transaction_of,
+)
+from smartpay_fraud.adapters.sqlite_reviews import insert_review
+from smartpay_fraud.adapters.sqlite_traces import (
+    customer_print,
+    is_due,
+    retrace,
+    trace,
+    trace_all,
+)
+from smartpay_fraud.domain.assessment import Assessment, Claim, Finding, Happening
 from smartpay_fraud.domain.features import FEATURES
-from smartpay_fraud.domain.reasons import Reason
 from smartpay_fraud.domain.scoring import BEGINNING, Place
 from smartpay_fraud.domain.transaction import Transaction, TransactionKey
 from smartpay_fraud.domain.verdict import Verdict
@@ -25,11 +38,9 @@ ERASED_PAGE = 500
 """Scores blanked in one write; bounds how long others wait for an erasure."""
 
 _PAYMENTS_STREAM = "payments"
-_INPUTS = [field.name for field in fields(Transaction)]
-_ENCODE = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps would make one per call
-_FOUND = (
-    "SELECT input, output, scored_ms, verdict, shadow_version, shadow_score FROM assessments"
-    " WHERE merchant_id = ? AND livemode = ? AND transaction_id = ?"
+_BLANK = (
+    "UPDATE assessments SET customer_id = '', instrument_id = '', device_id = '', ip_address = ''"
+    " WHERE number = ?"
 )
 
 
@@ -44,6 +55,8 @@ class SqliteHistory:
     async def open(cls, path: Path) -> SqliteHistory:
         """Opens or creates the file."""
         store = await SqliteStore.open(path, MIGRATIONS)
+        while await store.write(trace):  # page by page, after a new release or a sudden end
+            pass
         return cls(store, await store.write(_feature_set))
 
     async def close(self) -> None:
@@ -57,7 +70,7 @@ class SqliteHistory:
         """
 
         def work(connection: sqlite3.Connection) -> list[Assessment]:
-            return [_added(connection, each, self._feature_set) for each in assessments]
+            return _added(connection, assessments, self._feature_set)
 
         return await self.store.write(work)
 
@@ -118,16 +131,14 @@ class SqliteHistory:
         first = await self.store.read(lambda connection: _last_before(connection, limit))
         last = first
         while rows := await self._rows(
-            "SELECT number, input, scored_ms, verdict,"
-            " json_extract(output, '$.score') AS score FROM assessments"
-            " WHERE number > ? AND scored_ms >= ? ORDER BY number LIMIT ?",
+            f"SELECT {PAYMENT}, a.number, a.scored_ms, a.verdict, a.score FROM assessments a"
+            " WHERE a.number > ? AND a.scored_ms >= ? ORDER BY a.number LIMIT ?",
             (last, since_ms, REPLAY_PAGE),
         ):
             for row in rows:
                 blocked = row["verdict"] == Verdict.BLOCK.value
-                transaction = transaction_of(row["input"])
                 yield Happening(
-                    transaction,
+                    transaction_of(row),
                     row["scored_ms"],
                     blocked=blocked,
                     score=row["score"],
@@ -136,7 +147,7 @@ class SqliteHistory:
             last = rows[-1]["number"]
         last = 0
         while rows := await self._rows(
-            "SELECT f.number, a.input, f.finding, f.known_ms FROM findings f"
+            f"SELECT {PAYMENT}, f.number, f.finding, f.known_ms FROM findings f"
             " JOIN assessments a USING (merchant_id, livemode, transaction_id)"
             " WHERE f.number > ? AND a.number > ? AND a.scored_ms >= ?"
             " ORDER BY f.number LIMIT ?",
@@ -145,7 +156,7 @@ class SqliteHistory:
             for row in rows:
                 finding = Finding(row["finding"])
                 yield Happening(
-                    transaction_of(row["input"]),
+                    transaction_of(row),
                     row["known_ms"],
                     finding,
                     is_remembered=row["number"] <= after.finding,
@@ -163,57 +174,29 @@ class SqliteHistory:
             The merchant's id of the customer and how many scores were blanked; "" and 0 when
             there are none (left).
         """
-        key, known = bytes.fromhex(customer_key), ""
-        wanted = "SELECT number, input FROM assessments WHERE customer_key = ? AND scored_ms < ?"
+        known = ""
 
-        def work(connection: sqlite3.Connection) -> list[str]:
-            rows = connection.execute(f"{wanted} LIMIT ?", (key, before_ms, ERASED_PAGE)).fetchall()
-            connection.executemany(
-                "UPDATE assessments SET customer_key = NULL, instrument_id = NULL,"
-                " device_id = NULL, ip_address = NULL, input = json_set(input,"
-                " '$.customer_id', '', '$.instrument_id', '', '$.device_id', '',"
-                " '$.ip_address', '') WHERE number = ?",
-                [(row["number"],) for row in rows],
-            )
-            return [row["input"] for row in rows]
+        def work(connection: sqlite3.Connection) -> list[Transaction]:
+            trace_all(connection)
+            rows = connection.execute(
+                f"SELECT {PAYMENT}, a.number FROM traces"
+                " JOIN assessments a ON a.number = traces.rowid"
+                " WHERE traces MATCH ? AND a.scored_ms < ? ORDER BY traces.rowid LIMIT ?",
+                (customer_print(customer_key), before_ms, ERASED_PAGE),
+            ).fetchall()
+            told = [(row["number"], transaction_of(row)) for row in rows]
+            connection.executemany(_BLANK, [(number,) for number, _ in told])
+            retrace(connection, [(number, t, _blanked(t)) for number, t in told])
+            return [transaction for _, transaction in told]
 
         erased = 0
-        while inputs := await self.store.write(work):
-            known = transaction_of(inputs[0]).customer_id
-            erased += len(inputs)
+        while blanked := await self.store.write(work):
+            known = blanked[0].customer_id
+            erased += len(blanked)
         return known, erased
 
     async def _rows(self, query: str, parameters: tuple[int, ...]) -> list[sqlite3.Row]:
         return await self.store.read(lambda c: c.execute(query, parameters).fetchall())
-
-
-def assessment_of(connection: sqlite3.Connection, key: TransactionKey) -> Assessment | None:
-    """Reads one assessment, without its row."""
-    row = connection.execute(_FOUND, key).fetchone()
-    if row is None:
-        return None
-    output = json.loads(row["output"])
-    shadow = row["shadow_version"]
-    return Assessment(
-        transaction=transaction_of(row["input"]),
-        verdict=Verdict(row["verdict"]),
-        score=output["score"],
-        reasons=tuple(Reason(*reason) for reason in output["reasons"]),
-        model_version=output["model_version"],
-        rules_version=output["rules_version"],
-        scored_ms=row["scored_ms"],
-        margin=output.get("margin", 0.0),
-        shadow=None if shadow is None else Shadow(shadow, row["shadow_score"]),
-        matched_rules=tuple(output.get("matched_rules", ())),
-        matched_lists=tuple(output.get("matched_lists", ())),
-        opens_review=output.get("opens_review", False),
-        control=output.get("control", False),
-    )
-
-
-def transaction_of(text: str) -> Transaction:
-    """Reads a stored input; fields that came later are absent in older ones."""
-    return Transaction(**json.loads(text))
 
 
 def _feature_set(connection: sqlite3.Connection) -> int:
@@ -223,54 +206,23 @@ def _feature_set(connection: sqlite3.Connection) -> int:
     return int(row["number"])
 
 
-def _added(connection: sqlite3.Connection, assessment: Assessment, feature_set: int) -> Assessment:
-    transaction, shadow = assessment.transaction, assessment.shadow
-    inserted = connection.execute(
-        "INSERT INTO assessments (merchant_id, livemode, transaction_id, scored_ms, verdict,"
-        " input, output, feature_set, row, shadow_version, shadow_score, customer_key,"
-        " instrument_id, device_id, ip_address)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-        (
-            *transaction.key,
-            assessment.scored_ms,
-            assessment.verdict.value,
-            _ENCODE(_input(transaction)),
-            _ENCODE(_output(assessment)),
-            feature_set if assessment.row else None,
-            assessment.row or None,
-            shadow and shadow.model_version,
-            shadow and shadow.probability,
-            customer_key(transaction) if transaction.customer_id else None,
-            transaction.instrument_id or None,
-            transaction.device_id or None,
-            transaction.ip_address or None,
-        ),
-    )
-    if inserted.rowcount == 0:
-        return assessment_of(connection, transaction.key) or assessment
-    if assessment.opens_review:
-        insert_review(connection, assessment)
-    return assessment
+def _added(
+    connection: sqlite3.Connection, assessments: Sequence[Assessment], feature_set: int
+) -> list[Assessment]:
+    new, last = insert_assessments(connection, assessments, feature_set)
+    kept = []
+    for assessment, is_new in zip(assessments, new, strict=True):
+        if is_new and assessment.opens_review:
+            insert_review(connection, assessment)
+        earlier = None if is_new else assessment_of(connection, assessment.transaction.key)
+        kept.append(earlier or assessment)
+    if any(new) and is_due(last - sum(new), last):
+        trace(connection)
+    return kept
 
 
-def _input(transaction: Transaction) -> dict[str, object]:
-    return {name: getattr(transaction, name) for name in _INPUTS}
-
-
-def _output(assessment: Assessment) -> dict[str, object]:
-    return {
-        "score": assessment.score,
-        "margin": assessment.margin,
-        "reasons": [
-            [r.code, r.message, r.contribution, dict(r.values)] for r in assessment.reasons
-        ],
-        "model_version": assessment.model_version,
-        "rules_version": assessment.rules_version,
-        "matched_rules": assessment.matched_rules,
-        "matched_lists": assessment.matched_lists,
-        "opens_review": assessment.opens_review,
-        "control": assessment.control,
-    }
+def _blanked(transaction: Transaction) -> Transaction:
+    return replace(transaction, customer_id="", instrument_id="", device_id="", ip_address="")
 
 
 def _last_before(connection: sqlite3.Connection, limit: int) -> int:
@@ -283,9 +235,7 @@ def _last_before(connection: sqlite3.Connection, limit: int) -> int:
 def _taken_in(connection: sqlite3.Connection, claim: Claim) -> Happening | None:
     """Stores one claim; None when it is a repeat or nothing was scored under its key."""
     row = connection.execute(
-        "SELECT input FROM assessments"
-        " WHERE merchant_id = ? AND livemode = ? AND transaction_id = ?",
-        claim.key,
+        f"SELECT {PAYMENT} FROM assessments a WHERE {OF_KEY}", claim.key
     ).fetchone()
     if row is None:
         return None
@@ -305,4 +255,4 @@ def _taken_in(connection: sqlite3.Connection, claim: Claim) -> Happening | None:
         " known_ms) VALUES (?, ?, ?, ?, ?, ?)",
         (*claim.key, claim.name, finding, known_ms),
     )
-    return Happening(transaction_of(row["input"]), known_ms, claim.finding)
+    return Happening(transaction_of(row), known_ms, claim.finding)

@@ -8,22 +8,18 @@ import sqlite3
 import numpy as np
 
 from smartpay_chassis.sqlite import SqliteStore
-from smartpay_fraud.adapters.sqlite_history import transaction_of
+from smartpay_fraud.adapters.sqlite_assessments import FOUND_OUT, PAYMENT, transaction_of
+from smartpay_fraud.adapters.sqlite_traces import tenant_print, trace_all
 from smartpay_fraud.domain.assessment import Finding
 from smartpay_fraud.domain.backtest import Past
 from smartpay_fraud.domain.features import FEATURES, Vector
 from smartpay_fraud.domain.verdict import Verdict
 
-_FINDING = (
-    "(SELECT finding FROM findings f WHERE f.merchant_id = a.merchant_id"
-    " AND f.livemode = a.livemode AND f.transaction_id = a.transaction_id"
-    " AND finding IN ('FRAUD', 'LEGITIMATE') ORDER BY f.number DESC LIMIT 1)"
-)
 _PAGE = (
-    "SELECT number, input, verdict, scored_ms, feature_set, row,"
-    f" json_extract(output, '$.score') AS score, {_FINDING} AS finding FROM assessments a"
-    " WHERE merchant_id = ? AND livemode = ? AND number < ? AND scored_ms >= ? AND scored_ms < ?"
-    " ORDER BY number DESC LIMIT ?"
+    f"SELECT {PAYMENT}, a.number, a.verdict, a.scored_ms, a.feature_set, a.row, a.score,"
+    f" {FOUND_OUT} FROM traces JOIN assessments a ON a.number = traces.rowid"
+    " WHERE traces MATCH ? AND traces.rowid < ? AND a.scored_ms >= ? AND a.scored_ms < ?"
+    " ORDER BY traces.rowid DESC LIMIT ?"
 )
 
 
@@ -58,18 +54,19 @@ class SqlitePast:
         """
 
         def query(connection: sqlite3.Connection) -> tuple[list[Past], int]:
-            values = (merchant_id, livemode, before, from_ms, before_ms, size)
+            values = (tenant_print(merchant_id, livemode), before, from_ms, before_ms, size)
             rows = connection.execute(_PAGE, values).fetchall()
             for number in {row["feature_set"] for row in rows} - {None} - self._columns.keys():
                 self._columns[number] = _columns(connection, number)
             position = rows[-1]["number"] if len(rows) == size else 0
             return [self._past(row) for row in rows], position
 
+        await self._store.write(trace_all)
         return await self._store.read(query)
 
     def _past(self, row: sqlite3.Row) -> Past:
         return Past(
-            transaction=transaction_of(row["input"]),
+            transaction=transaction_of(row),
             row=self._row(row["feature_set"], row["row"]),
             probability=row["score"],
             verdict=Verdict(row["verdict"]),

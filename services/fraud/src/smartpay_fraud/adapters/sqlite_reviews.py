@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from smartpay_chassis.ids import derive
 from smartpay_chassis.sqlite import SqliteStore
+from smartpay_fraud.adapters.sqlite_assessments import FOUND_OUT, PAYMENT, transaction_of
 from smartpay_fraud.adapters.sqlite_audit import insert_record
+from smartpay_fraud.adapters.sqlite_traces import part_prints, trace_all
 from smartpay_fraud.domain.assessment import Assessment, Finding
 from smartpay_fraud.domain.audit import AuditRecord
 from smartpay_fraud.domain.reviews import Delivery, Related, Resolution, Review, State
@@ -20,15 +20,17 @@ from smartpay_fraud.domain.verdict import Verdict
 RELATED_MAX = 20
 """Transactions shown beside a review: a screen of them."""
 
-RELATED_PER_PART_MAX = 100
-"""Latest transactions looked at per shared part, so that a busy address costs no more."""
-
 _PARTS = {
-    "customer_key": "customer_id",
+    "customer_id": "customer_id",
     "instrument_id": "instrument_fingerprint",
     "device_id": "device_id",
     "ip_address": "ip_address",
 }
+_RELATED = (
+    f"SELECT {PAYMENT}, a.verdict, a.score, a.scored_ms, {FOUND_OUT}"
+    " FROM traces JOIN assessments a ON a.number = traces.rowid"
+    " WHERE traces MATCH ? AND a.transaction_id != ? ORDER BY traces.rowid DESC LIMIT ?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,31 +153,15 @@ class SqliteReviews:
 
     async def related(self, transaction: Transaction) -> list[Related]:
         """Reads the latest transactions that share a part with this one, newest first."""
+        wanted = " OR ".join(part_prints(transaction))
+        if not wanted:
+            return []
 
         def query(connection: sqlite3.Connection) -> list[Related]:
-            shared: dict[int, list[str]] = {}
-            values = {
-                "customer_key": customer_key(transaction) if transaction.customer_id else None,
-                "instrument_id": transaction.instrument_id or None,
-                "device_id": transaction.device_id or None,
-                "ip_address": transaction.ip_address or None,
-            }
-            for column, value in values.items():
-                for row in connection.execute(
-                    f"SELECT number FROM assessments WHERE {column} = ? AND merchant_id = ?"
-                    " AND livemode = ? AND transaction_id != ? ORDER BY number DESC LIMIT ?",
-                    (
-                        value,
-                        transaction.merchant_id,
-                        transaction.livemode,
-                        transaction.transaction_id,
-                        RELATED_PER_PART_MAX,
-                    ),
-                ):
-                    shared.setdefault(row["number"], []).append(_PARTS[column])
-            newest = sorted(shared, reverse=True)[:RELATED_MAX]
-            return [_related(connection, number, shared[number]) for number in newest]
+            rows = connection.execute(_RELATED, (wanted, transaction.transaction_id, RELATED_MAX))
+            return [_related(row, transaction) for row in rows]
 
+        await self._store.write(trace_all)
         return await self._store.read(query)
 
     async def _one(self, condition: str, values: Sequence[object]) -> Review | None:
@@ -202,29 +188,19 @@ def insert_review(connection: sqlite3.Connection, assessment: Assessment) -> Non
     )
 
 
-def customer_key(transaction: Transaction) -> bytes:
-    """The key of a transaction's customer, as payments spells it when it tells of an erasure."""
-    mode = "live" if transaction.livemode else "test"
-    lines = (transaction.merchant_id, mode, transaction.customer_id)
-    return hashlib.sha256("\n".join(lines).encode()).digest()
-
-
-def _related(connection: sqlite3.Connection, number: int, shared: list[str]) -> Related:
-    row = connection.execute(
-        "SELECT input, verdict, scored_ms, json_extract(output, '$.score') AS score,"
-        " (SELECT finding FROM findings f WHERE f.merchant_id = a.merchant_id"
-        "  AND f.livemode = a.livemode AND f.transaction_id = a.transaction_id"
-        "  AND finding IN ('FRAUD', 'LEGITIMATE') ORDER BY f.number DESC LIMIT 1) AS finding"
-        " FROM assessments a WHERE number = ?",
-        (number,),
-    ).fetchone()
+def _related(row: sqlite3.Row, transaction: Transaction) -> Related:
+    other = transaction_of(row)
     return Related(
-        transaction=Transaction(**json.loads(row["input"])),
+        transaction=other,
         verdict=Verdict(row["verdict"]),
         score=row["score"],
         scored_ms=row["scored_ms"],
         finding=Finding(row["finding"]) if row["finding"] else None,
-        shared=tuple(shared),
+        shared=tuple(
+            told
+            for name, told in _PARTS.items()
+            if getattr(other, name) == getattr(transaction, name) != ""
+        ),
     )
 
 

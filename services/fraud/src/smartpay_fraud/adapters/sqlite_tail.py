@@ -6,25 +6,22 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from smartpay_fraud.adapters.sqlite_history import transaction_of
+from smartpay_fraud.adapters.sqlite_assessments import OF_KEY, PAYMENT, transaction_of
 from smartpay_fraud.domain.assessment import Finding, Happening
 from smartpay_fraud.domain.scoring import Place
 from smartpay_fraud.domain.transaction import TransactionKey
 from smartpay_fraud.domain.verdict import Verdict
 
 _SCORES = (
-    "SELECT input, scored_ms, verdict FROM assessments"
-    " WHERE number > ? AND number <= ? ORDER BY number"
+    f"SELECT {PAYMENT}, a.scored_ms, a.verdict FROM assessments a"
+    " WHERE a.number > ? AND a.number <= ? ORDER BY a.number"
 )
 _FINDINGS = (
-    "SELECT a.input, f.finding, f.known_ms FROM findings f"
+    f"SELECT {PAYMENT}, f.finding, f.known_ms FROM findings f"
     " JOIN assessments a USING (merchant_id, livemode, transaction_id)"
     " WHERE f.number > ? AND f.number <= ? ORDER BY f.number"
 )
-_ERASED = (
-    "SELECT json_extract(input, '$.customer_id') = '' AS erased FROM assessments"
-    " WHERE merchant_id = ? AND livemode = ? AND transaction_id = ?"
-)
+_ERASED = f"SELECT a.customer_id = '' AS erased FROM assessments a WHERE {OF_KEY}"
 
 
 class SqliteTail:
@@ -51,10 +48,10 @@ class SqliteTail:
         """The scores after one place and up to another, then the findings, in order."""
         for row in self._connection.execute(_SCORES, (after.score, upto.score)):
             blocked = row["verdict"] == Verdict.BLOCK.value
-            yield Happening(transaction_of(row["input"]), row["scored_ms"], blocked=blocked)
+            yield Happening(transaction_of(row), row["scored_ms"], blocked=blocked)
         for row in self._connection.execute(_FINDINGS, (after.finding, upto.finding)):
             finding = Finding(row["finding"])
-            yield Happening(transaction_of(row["input"]), row["known_ms"], finding)
+            yield Happening(transaction_of(row), row["known_ms"], finding)
 
     def erased(self, keys: Iterable[TransactionKey]) -> bool:
         """Whether who paid was blanked in any of these scores."""

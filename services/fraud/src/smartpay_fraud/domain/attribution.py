@@ -23,8 +23,9 @@ LEAF = -1
 ROWS_AT_ONCE = 16
 """Rows explained in one sweep: more no longer fit the processor's cache and take twice as long."""
 
-_SHARED_LEVELS = 2  # the lowest levels of a tree, whose leaves share a table
 _NODES_MAX = 8  # turns of a table: their bits are one byte; tables double per turn
+# Against these fmax gives a row as it is, and once more with what is missing below everything.
+_AS_IT_IS_AND_LOW = np.array([[np.nan], [-np.inf]], np.float32)
 
 
 @dataclass(frozen=True)
@@ -75,38 +76,33 @@ class Attribution:
         self.column_count = column_count
         games = _games(values, shares)
         groups = _groups(leaves)
-        asked: dict[tuple[int, float, bool], int] = {}
-        questions_of: list[list[int]] = []
         added_by: list[dict[int, NDArray[np.float64]]] = []
-        for members in groups:
+        # Whatever a turn asks stands in the row as it is, or behind it where the missing is low. A
+        # place without a turn asks for less than the least there is. The last group is nobody's:
+        # its one line holds zeros.
+        places = np.zeros((len(groups) + 1, _NODES_MAX), np.intp)
+        thresholds = np.full(places.shape, -np.inf, np.float32)
+        lines = [1] * len(places)
+        for group, members in enumerate(groups):
             turns = list(dict.fromkeys(node for n in members for node, _ in leaves[n].path))
-            if len(turns) > _NODES_MAX:
-                raise ValueError(f"a tree is too deep: {len(turns)} turns by one table")
-            questions = [_question(ensemble, node) for node in turns]
-            questions_of.append([asked.setdefault(each, len(asked) + 1) for each in questions])
+            goes_left_missing = ensemble.missing_left[turns]
+            places[group, : len(turns)] = ensemble.feature[turns] + column_count * goes_left_missing
+            thresholds[group, : len(turns)] = ensemble.threshold[turns]
             added_by.append(_added(ensemble, leaves, members, turns, slots, games))
-        # Number 0 is nobody's question: it fills the places that a short group leaves.
-        questions = [(0, -np.inf, False), *asked]
-        self._feature = np.array([question[0] for question in questions], np.intp)
-        self._threshold = np.array([question[1] for question in questions], np.float32)
-        self._missing = np.array([question[2] for question in questions])
-        turns_of = np.zeros((len(groups), _NODES_MAX), np.intp)
-        for group, numbers in enumerate(questions_of):
-            turns_of[group, : len(numbers)] = numbers
-        self._turns = turns_of.ravel()
+            lines[group] = 1 << len(turns)
+        self._places = places.ravel()
+        self._thresholds = thresholds.ravel()
         # One line per group and pattern, with a column per feature, so that what belongs to one
-        # pattern lies side by side in memory; the last column is always 0.
-        lines = [1 << len(numbers) for numbers in questions_of]
-        self._first_line = np.cumsum([0, *lines])[:-1]
-        width = 1 + max(map(len, added_by))
-        self._table = np.zeros((sum(lines), width), np.float32)
-        # Feature, and where a group's line holds it; a column that no tree asks for adds that 0.
-        cells = [(column, width - 1) for column in range(column_count)]
+        # pattern lies side by side in memory.
+        self._first_line = np.cumsum([0, *lines[:-1]])
+        self._table = np.zeros((sum(lines), _NODES_MAX), np.float32)
+        # Feature, and where a group's line holds it; a column that no tree asks for adds a 0.
+        cells = [(column, len(groups) * _NODES_MAX) for column in range(column_count)]
         for group, added in enumerate(added_by):
             first = self._first_line[group]
             for place, (feature, gained) in enumerate(added.items()):
                 self._table[first : first + len(gained), place] = gained
-                cells.append((feature, group * width + place))
+                cells.append((feature, group * _NODES_MAX + place))
         # Sorted by feature, so that one sweep of sums over neighbours gives each its total.
         cells.sort()
         self._cells = np.array([cell for _, cell in cells], np.intp)
@@ -118,6 +114,8 @@ class Attribution:
 
         Takes float32 [n, columns], returns float64 [n, columns].
         """
+        if len(rows) <= ROWS_AT_ONCE:
+            return self._sums(rows).astype(np.float64)
         totals = np.empty((len(rows), self.column_count))
         for first in range(0, len(rows), ROWS_AT_ONCE):
             some = slice(first, first + ROWS_AT_ONCE)
@@ -125,23 +123,13 @@ class Attribution:
         return totals
 
     def _sums(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        values = rows.take(self._feature, axis=1)
-        left = values < self._threshold
-        left |= self._missing & np.isnan(values)
-        turns = np.packbits(left.take(self._turns, axis=1), axis=1, bitorder="little")
+        asked = np.fmax(rows[:, None], _AS_IT_IS_AND_LOW).reshape(len(rows), -1)
+        left = asked.take(self._places, axis=1) < self._thresholds
+        turns = np.packbits(left, axis=1, bitorder="little")
         table = self._table.take(turns + self._first_line, axis=0)
         gained = table.reshape(len(rows), -1).take(self._cells, axis=1)
         sums: NDArray[np.float32] = np.add.reduceat(gained, self._starts, axis=1)
         return sums
-
-
-def _question(ensemble: Ensemble, node: int) -> tuple[int, float, bool]:
-    """What is asked at a node: feature, threshold, and whether a missing value goes left."""
-    return (
-        int(ensemble.feature[node]),
-        float(ensemble.threshold[node]),
-        bool(ensemble.missing_left[node]),
-    )
 
 
 def _check(ensemble: Ensemble, column_count: int) -> None:
@@ -213,7 +201,8 @@ def _shares(
 def _groups(leaves: list[_Leaf]) -> list[list[int]]:
     """Leaves that hang below the same node near the bottom, as numbers."""
     depth = max(len(leaf.path) for leaf in leaves)
-    cut = max(0, depth - _SHARED_LEVELS)
+    # As many of the lowest levels as fit: below the cut a table has every node, above it one path.
+    cut = next(cut for cut in range(depth + 1) if cut + (1 << depth - cut) - 1 <= _NODES_MAX)
     groups: dict[int, list[int]] = {}
     for number, leaf in enumerate(leaves):
         above = leaf.path[cut][0] if len(leaf.path) > cut else leaf.node

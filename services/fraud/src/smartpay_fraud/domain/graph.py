@@ -11,10 +11,10 @@ first time works at once (GraphSAGE, Hamilton et al. 2017, arXiv:1706.02216).
 from __future__ import annotations
 
 import hashlib
-from array import array
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from struct import Struct
 from typing import NamedTuple
 
 import numpy as np
@@ -82,11 +82,13 @@ _PRESENT = _GAP + 1
 
 # States of a place in a ring, 0 being an empty one, and what its slot says of it.
 _UNKNOWN, _LEGITIMATE, _FRAUD = 1, 2, 3
+_UNTOLD = bytes([_UNKNOWN])
 _STATES = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [1, 1, 1]], np.float32)
 
 _FLOAT = np.dtype("<f4")
-_EDGES_BYTES = RING * _GAP * _FLOAT.itemsize
-_TIMES_BYTES = RING * 8
+_HELD = np.dtype([("edges", _FLOAT, _GAP), ("time_ms", "<i8")])
+_RING_BYTES = RING * _HELD.itemsize
+_PACK_TIME = Struct("<q").pack
 _NOT_KNOWN = b"\xff"  # a float of such bytes is a NaN, which is squashed to 0
 
 MESSAGE_WIDTH = HIDDEN + 1  # the last number is 1 for every payment: its sums are counts
@@ -175,90 +177,104 @@ class RingDump(NamedTuple):
     keys: list[Hashable]
 
 
+class Held(NamedTuple):
+    """A payment as rings hold it, one tuple for all of them until they learn different things.
+
+    `packed` are its own EDGE_FEATURES and its time, as matrices are made of them.
+    """
+
+    packed: bytes
+    time_ms: int
+    key: Hashable
+    known_ms: int
+    fraud: bool
+
+
+def _held(edges: bytes, time_ms: int, key: Hashable) -> Held:
+    return Held(edges + _PACK_TIME(time_ms), time_ms, key, time_ms + MATURITY_MS, False)
+
+
 class Ring:
     """The latest payments of one part, oldest first, and their sums while nothing changes.
 
-    A payment costs a few list entries, its own row's bytes being shared by all its rings; matrices
-    are made of them only when a model asks.
+    A payment costs a list entry; matrices are made only when a model asks.
     """
 
-    __slots__ = (
-        "_before_ms",
-        "_edges",
-        "_states",
-        "_times_ms",
-        "due_ms",
-        "frauds",
-        "keys",
-        "known_ms",
-        "settled",
-    )
+    __slots__ = ("_before_ms", "_held", "_states", "due_ms", "settled")
 
     def __init__(self) -> None:
-        self._edges: list[bytes] = []
-        self._times_ms = array("q")
-        self._states = bytearray()
+        self._held: list[Held] = []
+        self._states = b""  # of the payments that were there when labels were last looked at
         self._before_ms = -1  # when the last payment came that is not held any more, if any
-        self.known_ms: list[int] = []
-        self.frauds: list[bool] = []
-        self.keys: list[Hashable] = []
         self.settled: Settled | None = None
         self.due_ms = _NEVER_MS  # when the next label becomes known
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return len(self._held)
 
     @property
     def slots(self) -> Vector:
         """What is remembered of the payments, float32 [payments, SLOT]."""
-        slots: Vector = _slots([self])[0][0, : len(self.keys)]
+        slots: Vector = _slots([self])[0][0, : len(self)]
         return slots
 
-    def append(self, edges: bytes, time_ms: int, key: Hashable) -> None:
-        """Remembers a payment by its own EDGE_FEATURES, float32; the next score sees it."""
-        times_ms, known_ms = self._times_ms, self.known_ms
-        # A clock that steps back must not make a payment younger than the present.
-        if times_ms and time_ms < (latest_ms := times_ms[-1]):
-            time_ms = latest_ms
-        if len(times_ms) == RING:
-            self._before_ms = times_ms[0]
-            for column in (self._edges, times_ms, self._states, known_ms, self.frauds, self.keys):
-                del column[0]
-        matures_ms = time_ms + MATURITY_MS
-        self._edges.append(edges)
-        times_ms.append(time_ms)
-        self._states.append(_UNKNOWN)
-        known_ms.append(matures_ms)
-        self.frauds.append(False)
-        self.keys.append(key)
-        if matures_ms < self.due_ms:
-            self.due_ms = matures_ms
+    @property
+    def states(self) -> bytes:
+        """Of each payment, what is known of its label."""
+        return self._states.ljust(len(self._held), _UNTOLD)
+
+    def append(self, payment: Held) -> None:
+        """Remembers a payment; the next score sees it."""
+        held = self._held
+        if held:
+            # A clock that steps back must not make a payment younger than the present.
+            if payment.time_ms < (latest_ms := held[-1].time_ms):
+                edges = payment.packed[: -_HELD["time_ms"].itemsize]
+                payment = _held(edges, latest_ms, payment.key)
+            if len(held) == RING:
+                self._before_ms = held[0].time_ms
+                self._states = self._states[1:]
+                del held[0]
+        held.append(payment)
+        if payment.known_ms < self.due_ms:
+            self.due_ms = payment.known_ms
         self.settled = None
 
     def label(self, key: Hashable, fraudulent: bool, known_ms: int) -> None:
         """Remembers what a payment turned out to be, if the ring still holds it."""
-        if key in self.keys:
-            slot = self.keys.index(key)
-            self.frauds[slot] = fraudulent
-            self.known_ms[slot] = known_ms
-            self.due_ms = 0
+        for slot, payment in enumerate(self._held):
+            if payment.key == key:
+                self._held[slot] = payment._replace(fraud=fraudulent, known_ms=known_ms)
+                self.due_ms = 0
+                return
 
     def settle(self, now_ms: int) -> None:
         """Lets labels count from the moment they are known."""
-        states = bytearray(
-            (_FRAUD if fraud else _LEGITIMATE) if known_ms <= now_ms else _UNKNOWN
-            for known_ms, fraud in zip(self.known_ms, self.frauds, strict=True)
+        states = bytes(
+            [
+                (_FRAUD if payment.fraud else _LEGITIMATE)
+                if payment.known_ms <= now_ms
+                else _UNKNOWN
+                for payment in self._held
+            ]
         )
-        if states != self._states:
+        if states != self.states:
             self._states = states
             self.settled = None
-        self.due_ms = min((at for at in self.known_ms if at > now_ms), default=_NEVER_MS)
+        later = (payment.known_ms for payment in self._held if payment.known_ms > now_ms)
+        self.due_ms = min(later, default=_NEVER_MS)
 
     def dump(self) -> RingDump:
         """Everything that must be kept, oldest first."""
-        edges = np.frombuffer(b"".join(self._edges), _FLOAT).reshape(-1, len(EDGE_FEATURES))
-        times_ms = self._times_ms.tolist()
-        return RingDump(self._before_ms, edges, times_ms, self.known_ms, self.frauds, self.keys)
+        held = np.frombuffer(b"".join([payment.packed for payment in self._held]), _HELD)
+        return RingDump(
+            self._before_ms,
+            held["edges"],
+            held["time_ms"].tolist(),
+            [payment.known_ms for payment in self._held],
+            [payment.fraud for payment in self._held],
+            [payment.key for payment in self._held],
+        )
 
     @classmethod
     def load(cls, told: RingDump) -> Ring:
@@ -273,10 +289,11 @@ class Ring:
             raise ValueError("a ring's columns differ in length: take an older snapshot")
         ring = cls()
         ring._before_ms = before_ms
-        ring._edges = [row.astype(_FLOAT).tobytes() for row in edges]
-        ring._times_ms = array("q", times_ms)
-        ring._states = bytearray([_UNKNOWN]) * count
-        ring.known_ms, ring.frauds, ring.keys = list(known_ms), list(frauds), list(keys)
+        told_of = zip(edges, times_ms, keys, known_ms, frauds, strict=True)
+        ring._held = [
+            _held(row.astype(_FLOAT).tobytes(), time_ms, key)._replace(known_ms=known, fraud=fraud)
+            for row, time_ms, key, known, fraud in told_of
+        ]
         ring.due_ms = 0
         return ring
 
@@ -306,10 +323,10 @@ def remember(
 
     `edges` are the payment's own EDGE_FEATURES, float32, NaN where not known.
     """
-    held = edges.tobytes()
+    payment = _held(edges.tobytes(), now_ms, key)
     for ring in rings:
         if ring is not None:
-            ring.append(held, now_ms, key)
+            ring.append(payment)
     if weights is not None:
         _settle(rings, now_ms, weights)
 
@@ -361,19 +378,24 @@ def _sums(stale: list[tuple[int, Ring]], now_ms: int, weights: MessageWeights) -
 def _slots(rings: Sequence[Ring]) -> tuple[Vector, NDArray[np.int64]]:
     """What rings hold: slots, float32 [rings, RING, SLOT], and times [rings, RING]."""
     shape = (len(rings), RING)
-    edges = b"".join([b"".join(ring._edges).ljust(_EDGES_BYTES, _NOT_KNOWN) for ring in rings])
-    times = b"".join([ring._times_ms.tobytes().ljust(_TIMES_BYTES, b"\0") for ring in rings])
-    held = b"".join([bytes(ring._states).ljust(RING, b"\0") for ring in rings])
-    states = np.frombuffer(held, np.uint8).reshape(shape)
-    times_ms = np.frombuffer(times, np.int64).reshape(shape)
+    together = b"".join(
+        [
+            b"".join([payment.packed for payment in ring._held]).ljust(_RING_BYTES, _NOT_KNOWN)
+            for ring in rings
+        ]
+    )
+    held = np.frombuffer(together, _HELD).reshape(shape)
+    told = b"".join([ring.states.ljust(RING, b"\0") for ring in rings])
+    states = np.frombuffer(told, np.uint8).reshape(shape)
+    times_ms = held["time_ms"]
     slots = np.empty((*shape, len(SLOT)), np.float32)
-    slots[:, :, :_GAP] = squash(np.frombuffer(edges, _FLOAT).reshape(*shape, _GAP))
+    slots[:, :, :_GAP] = squash(held["edges"])
     slots[:, :, _PRESENT:] = _STATES.take(states, axis=0)
     gaps_ms = np.zeros(shape)
     np.subtract(times_ms[:, 1:], times_ms[:, :-1], out=gaps_ms[:, 1:])
     for number, ring in enumerate(rings):
         if ring._before_ms >= 0:
-            gaps_ms[number, 0] = ring._times_ms[0] - ring._before_ms
+            gaps_ms[number, 0] = ring._held[0].time_ms - ring._before_ms
     gaps_ms *= slots[:, :, _PRESENT]
     slots[:, :, _GAP] = np.log1p(gaps_ms / DAY_MS)
     return slots, times_ms

@@ -90,11 +90,13 @@ class Population:
                     activity.columns[self.columns.index(column)][number] = ""
         return found
 
-    def append(self, key: Hashable, payment: Payment) -> Activity:
-        """Remembers a payment of an entity, forgetting the longest unused when memory is full."""
+    def append(self, key: Hashable, activity: Activity, payment: Payment) -> Activity:
+        """Remembers a payment of an entity, forgetting the longest unused when memory is full.
+
+        `activity` is what `find` has just said of the key.
+        """
         activities = self._activities
-        activity = activities.get(key)
-        if activity is None:
+        if activity is self.newcomer:
             activity = activities[key] = Activity(len(self.columns))
         else:
             activities.move_to_end(key)

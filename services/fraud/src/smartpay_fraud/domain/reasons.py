@@ -297,12 +297,8 @@ REASON_CODES = tuple(sorted({wording.code for wording in _WORDINGS} | {GRAPH_NEI
 
 # Columns in the order of their codes, so that what belongs together lies side by side.
 _ORDER = np.argsort([REASON_CODES.index(wording.code) for wording in _WORDINGS], kind="stable")
-_IN_ORDER = [_WORDINGS[at] for at in _ORDER]
-_VALUES = [
-    (wording.feature, wording.figure.plain, column)
-    for wording, column in zip(_IN_ORDER, _ORDER.tolist(), strict=True)
-]
-_CODES = [wording.code for wording in _IN_ORDER]
+_IN_ORDER = [(column, *_WORDINGS[column]) for column in _ORDER.tolist()]
+_CODES = [_WORDINGS[column].code for column in _ORDER]
 _STARTS = np.array([_CODES.index(code) for code in dict.fromkeys(_CODES)])
 _SPANS = [range(*span) for span in pairwise([*_STARTS.tolist(), len(_CODES)])]
 _GRAPH = len(_SPANS)  # whatever the graph added stands behind the codes
@@ -329,20 +325,17 @@ def reasons_of(
     known can't be explained to anyone.
     """
     width = len(FEATURES)
-    base = rows[:, :width]
-    # No NaN is below anything.
-    known = np.where(base < np.inf, contributions[:, :width], 0.0)
+    known = contributions.copy()  # the caller's stay as they are
+    known[np.isnan(rows)] = 0.0
     added = known.take(_ORDER, axis=1)
     totals = np.add.reduceat(added, _STARTS, axis=1).tolist()
     if contributions.shape[1] > width:
         for each, graph in zip(totals, contributions[:, width:].sum(axis=1).tolist(), strict=True):
             each.append(graph)
-    return [_reasons(*each) for each in zip(rows, added, totals, limits, strict=True)]
+    return [_reasons(*each) for each in zip(rows, added.tolist(), totals, limits, strict=True)]
 
 
-def _reasons(
-    row: Vector, added: NDArray[np.float64], totals: list[float], limit: int
-) -> list[Reason]:
+def _reasons(row: Vector, added: list[float], totals: list[float], limit: int) -> list[Reason]:
     causes = [number for number, total in enumerate(totals) if total >= CONTRIBUTION_MIN]
     causes.sort(key=totals.__getitem__, reverse=True)
     reasons = []
@@ -352,19 +345,16 @@ def _reasons(
             values = {"graph_log_odds": float(row[-1])}
             reasons.append(Reason(GRAPH_NEIGHBOURS, _GRAPH_SENTENCE, total, values))
             continue
-        span = _SPANS[number]
-        shares = added[span.start : span.stop].tolist()
-        told = sorted(range(len(shares)), key=shares.__getitem__, reverse=True)
+        told = sorted(_SPANS[number], key=added.__getitem__, reverse=True)
         values = {}
         for at in told[:VALUES_MAX]:
-            if shares[at] <= 0:
+            if added[at] <= 0:
                 break
-            feature, plain, column = _VALUES[span.start + at]
-            values[feature] = plain(row.item(column))
-        strongest = _IN_ORDER[span.start + told[0]]
-        figure = strongest.figure.words(values[strongest.feature])
-        message = strongest.sentence.replace("{0}", figure)
-        reasons.append(Reason(strongest.code, message, total, values))
+            column, feature, _, figure, _ = _IN_ORDER[at]
+            values[feature] = figure.plain(row.item(column))
+        _, feature, code, figure, sentence = _IN_ORDER[told[0]]
+        message = sentence.replace("{0}", figure.words(values[feature]))
+        reasons.append(Reason(code, message, total, values))
     return reasons
 
 

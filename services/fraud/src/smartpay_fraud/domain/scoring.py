@@ -38,6 +38,7 @@ BEGINNING = Place()
 
 
 _Story = asyncio.Task[dict[TransactionKey, Assessment]]
+_Named = dict[TransactionKey, Transaction]
 
 
 class AppraisalQueue(Protocol):
@@ -153,25 +154,26 @@ class Scoring:
 
         What was scored before a refusal stays scored: repeating the whole call is safe.
         """
+        keys = [transaction.key for transaction in transactions]
         stories: dict[TransactionKey, _Story] = {}
         mine: dict[TransactionKey, Transaction] = {}
-        for transaction in transactions:
-            key = transaction.key
+        for key, transaction in zip(keys, transactions, strict=True):
             if (racing := self._in_flight.get(key)) is not None:
                 stories[key] = racing
             else:
                 mine.setdefault(key, transaction)
         others = set(stories.values())
         if mine:
-            stories.update(dict.fromkeys(mine, self._begin([*mine.values()], now_ms, expires_at)))
+            stories.update(dict.fromkeys(mine, self._begin(mine, now_ms, expires_at)))
         await asyncio.wait(set(stories.values()))
         if any(story.exception() for story in others):
             # Somebody else's deadline or failure is not this caller's.
             return await self.score_all(transactions, now_ms, expires_at)
-        assessments = [stories[t.key].result()[t.key] for t in transactions]
+        assessments = [stories[key].result()[key] for key in keys]
         for assessment, transaction in zip(assessments, transactions, strict=True):
             # The whole input is compared, which no hash can do better.
-            if assessment.transaction != transaction:
+            told = assessment.transaction
+            if told is not transaction and told != transaction:
                 raise refusals.transaction_id_reused()
         return assessments
 
@@ -206,39 +208,40 @@ class Scoring:
         """Forgets a customer who asked for it, in memory; the history blanks its own rows."""
         await self._memory.forget(merchant_id, livemode, customer_id)
 
-    def _begin(self, transactions: Sequence[Transaction], now_ms: int, expires_at: float) -> _Story:
+    def _begin(self, mine: _Named, now_ms: int, expires_at: float) -> _Story:
         """Starts a story of its own: what is counted gets stored, even if the caller goes away."""
-        story = asyncio.create_task(self._tell(transactions, now_ms, expires_at))
-        self._in_flight.update((transaction.key, story) for transaction in transactions)
+        story = asyncio.create_task(self._tell(mine, now_ms, expires_at))
+        self._in_flight.update(dict.fromkeys(mine, story))
         # Asked here, so that a failure nobody waits for any more is not reported as unheard.
         story.add_done_callback(lambda done: done.cancelled() or done.exception())
         return story
 
     async def _tell(
-        self, transactions: Sequence[Transaction], now_ms: int, expires_at: float
+        self, mine: _Named, now_ms: int, expires_at: float
     ) -> dict[TransactionKey, Assessment]:
         try:
             async with self._gate.work():
-                return await self._assessed(transactions, now_ms, expires_at)
+                return await self._assessed(mine, now_ms, expires_at)
         finally:
-            for transaction in transactions:
-                self._in_flight.pop(transaction.key, None)
+            for key in mine:
+                self._in_flight.pop(key, None)
 
     async def _assessed(
-        self, transactions: Sequence[Transaction], now_ms: int, expires_at: float
+        self, mine: _Named, now_ms: int, expires_at: float
     ) -> dict[TransactionKey, Assessment]:
-        known = [transaction.key for transaction in transactions if transaction.key in self._known]
+        known = [key for key in mine if key in self._known]
         stored = await self._history.find_all(known) if known else {}
-        fresh = [(each, now_ms) for each in transactions if each.key not in stored]
+        fresh = [key for key in mine if key not in stored]
         if not fresh:
             return stored
-        assessments = await self._queue.submit(fresh, expires_at)
+        visits = [(mine[key], now_ms) for key in fresh]
+        assessments = await self._queue.submit(visits, expires_at)
         added = await self._history.add_all(assessments)
-        self._memory.settle([assessment.transaction.key for assessment in added])
+        self._memory.settle(fresh)
         blocks = []
-        for assessment, kept in zip(assessments, added, strict=True):
-            stored[kept.transaction.key] = kept
-            self._know(kept.transaction.key)
+        for key, assessment, kept in zip(fresh, assessments, added, strict=True):
+            stored[key] = kept
+            self._know(key)
             if kept is assessment and kept.verdict is Verdict.BLOCK:
                 blocks.append(Happening(kept.transaction, kept.scored_ms, Finding.BLOCKED))
         if blocks:

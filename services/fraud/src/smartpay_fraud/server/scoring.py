@@ -10,7 +10,7 @@ import grpc
 
 from smartpay.fraud.v1 import fraud_pb2 as messages
 from smartpay.fraud.v1.fraud_pb2_grpc import FraudServiceServicer
-from smartpay_chassis.calls import current_call
+from smartpay_chassis.calls import Call, current_call
 from smartpay_chassis.contract_check import check_request
 from smartpay_chassis.interceptors import status_of
 from smartpay_chassis.refusals import Refusal
@@ -44,8 +44,9 @@ class FraudServicer(FraudServiceServicer):
         self, request: messages.ScoreRequest, context: Context[object, object]
     ) -> messages.ScoreResponse:
         """Scores one transaction."""
+        call = current_call()
         assessment = await self._scoring.score(
-            _transaction(request), self._now_ms(), current_call().expires_at
+            _transaction(request, call), self._now_ms(), call.expires_at
         )
         return messages.ScoreResponse(assessment=assessment_message(assessment))
 
@@ -53,10 +54,11 @@ class FraudServicer(FraudServiceServicer):
         self, request: messages.ScoreBatchRequest, context: Context[object, object]
     ) -> messages.ScoreBatchResponse:
         """Scores several transactions, in order."""
+        call = current_call()
         assessments = await self._scoring.score_all(
-            [_transaction(transaction) for transaction in request.transactions],
+            [_transaction(transaction, call) for transaction in request.transactions],
             self._now_ms(),
-            current_call().expires_at,
+            call.expires_at,
         )
         return messages.ScoreBatchResponse(assessments=map(assessment_message, assessments))
 
@@ -111,8 +113,9 @@ class FraudServicer(FraudServiceServicer):
         answer = messages.ScoreStreamResponse(transaction_id=request.transaction_id)
         try:
             check_request(request)
+            call = current_call()
             assessment = await self._scoring.score(
-                _transaction(request), self._now_ms(), current_call().expires_at
+                _transaction(request, call), self._now_ms(), call.expires_at
             )
         except Refusal as refusal:
             answer.error.CopyFrom(status_of(refusal))
@@ -124,14 +127,14 @@ class FraudServicer(FraudServiceServicer):
         return int(self._clock().timestamp() * 1000)
 
 
-def _transaction(request: messages.ScoreRequest) -> Transaction:
-    call = current_call()
+def _transaction(request: messages.ScoreRequest, call: Call) -> Transaction:
+    amount = request.amount
     return Transaction(
         merchant_id=call.merchant_id,
         livemode=call.livemode,
         transaction_id=request.transaction_id,
-        amount_minor=request.amount.minor_units,
-        currency_code=request.amount.currency_code,
+        amount_minor=amount.minor_units,
+        currency_code=amount.currency_code,
         customer_id=request.customer_id,
         instrument_id=request.instrument_fingerprint,
         device_id=request.device_id,

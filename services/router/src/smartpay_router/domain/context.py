@@ -43,10 +43,10 @@ FEATURES = (
 CHARGE_SCHEMA = Schema(
     "charge-2",
     FEATURES,
-    # Five outcomes outvote the prior of a processor as a whole, so that one early failure can't
-    # bury it; that it behaves differently for, say, one currency takes thirty. Chosen by
+    # Ten outcomes outvote the prior of a processor as a whole, so that one early failure can't
+    # bury it; that it behaves differently for, say, one currency takes fifteen. Chosen by
     # simulation on the training seeds.
-    tuple(5.0 if feature == "intercept" else 30.0 for feature in FEATURES),
+    tuple(10.0 if feature == "intercept" else 15.0 for feature in FEATURES),
 )
 """Names FEATURES' order and meaning; any change of either takes the next number."""
 

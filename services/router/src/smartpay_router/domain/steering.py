@@ -31,9 +31,10 @@ class SteeringTuning:
         exploration: standard errors of optimism in the score; chosen by simulation.
         caution: standard errors by which an account must lead the baseline to count as better, and
             which price its choice before that.
-        epsilon: share of decisions whose first place is drawn evenly among all accounts. Every
+        epsilon: share of decisions whose first place is drawn evenly among healthy accounts. Every
             account then has a known chance, without which no log can judge another policy.
-        indebted_share: the part of epsilon that is left while a merchant's budget is in debt.
+        spared_share: the part of epsilon that is left while a merchant's budget is in debt, and to
+            an account whose breaker is open: what is drawn there is lost, and probes tell more.
         probe_share: share of decisions that try an open account which would lead again, each.
         eager_share: the same once a probe succeeded, or when none was sent for a while: an account
             that is back should not wait for hundreds of payments, nor a small merchant for weeks.
@@ -49,7 +50,7 @@ class SteeringTuning:
     exploration: float = 0.3
     caution: float = 1.5
     epsilon: float = 0.01
-    indebted_share: float = 0.1
+    spared_share: float = 0.1
     probe_share: float = 0.01
     eager_share: float = 0.25
     probe_wait_seconds: float = 7_200.0
@@ -253,10 +254,8 @@ class Steering:
                 options[i].arm.account == baseline or (leads[i] >= 0 and worth[i] >= worth[leader])
             )
         ]
-        epsilon = self._tuning.epsilon
-        if base is not None and tokens < 0:
-            epsilon *= self._tuning.indebted_share
-        chances = self._chances(options, standings, wanted, leader, epsilon, at)
+        indebted = base is not None and tokens < 0
+        chances = self._chances(options, standings, wanted, leader, at, indebted=indebted)
         first = _draw(chances, dice) if len(options) > 1 else 0
         if first != leader:
             why = Reason.PROBE if first in wanted else Reason.DRAWN
@@ -403,11 +402,17 @@ class Steering:
         standings: Sequence[Standing],
         wanted: Sequence[int],
         leader: int,
-        epsilon: float,
         at: float,
+        *,
+        indebted: bool,
     ) -> list[float]:
         """Builds each option's exact probability to stand first."""
-        chances = [epsilon / len(options)] * len(options)
+        drawn = self._tuning.epsilon / len(options)
+        spared = drawn * self._tuning.spared_share
+        chances = [
+            spared if indebted or standing.state is not State.CLOSED else drawn
+            for standing in standings
+        ]
         for i in wanted:
             share = self._probe_share(options[i].arm, standings[i], at)
             # Many open accounts share what a closed one can spare.

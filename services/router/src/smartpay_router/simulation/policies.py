@@ -19,7 +19,7 @@ from smartpay_router.simulation.world import World
 WORLD_SCHEMA = Schema(
     name="world-1",
     features=FEATURES,
-    ridges=(5.0,) + (30.0,) * (len(FEATURES) - 1),
+    ridges=(10.0,) + (15.0,) * (len(FEATURES) - 1),
 )
 """The same 22 values that every policy is given. Pairs of region and method as features of their
 own cost more to learn in 6,000 payments than they bring, even where success depends on them."""
