@@ -37,8 +37,7 @@ _REMOVE = "INSERT INTO traces (traces, rowid, prints) VALUES ('delete', ?, ?)"
 
 def customer_key(merchant_id: str, livemode: bool, customer_id: str) -> str:
     """The key of a customer, as payments spells it when it tells of an erasure."""
-    mode = "live" if livemode else "test"
-    return sha256(f"{merchant_id}\n{mode}\n{customer_id}".encode()).hexdigest()
+    return _digest(merchant_id, livemode, customer_id)
 
 
 def customer_print(key: str) -> str:
@@ -49,7 +48,7 @@ def customer_print(key: str) -> str:
 @lru_cache
 def tenant_print(merchant_id: str, livemode: bool) -> str:
     """What is looked for to find all scores of one merchant and mode."""
-    return f"t{customer_key(merchant_id, livemode, '')[:_FINGERPRINT]}"
+    return f"t{_digest(merchant_id, livemode, '')[:_FINGERPRINT]}"
 
 
 def part_prints(transaction: Transaction) -> list[str]:
@@ -111,8 +110,14 @@ def _prints(merchant_id: str, livemode: bool, *parts: str) -> list[str]:
     return [
         tenant_print(merchant_id, livemode),
         *(
-            kind + customer_key(merchant_id, livemode, part)[:_FINGERPRINT]
+            kind + _digest(merchant_id, livemode, part)[:_FINGERPRINT]
             for kind, part in zip("cida", parts, strict=True)
             if part
         ),
     ]
+
+
+def _digest(merchant_id: str, livemode: bool, name: str) -> str:
+    """Spells a name within a tenant: another merchant's customer of that name is somebody else."""
+    mode = "live" if livemode else "test"
+    return sha256(f"{merchant_id}\n{mode}\n{name}".encode()).hexdigest()

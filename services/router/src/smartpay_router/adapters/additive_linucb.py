@@ -10,11 +10,9 @@ from river.bandit import base
 
 from smartpay_router.domain.learner import Arm
 from smartpay_router.domain.linucb import LinUcb, Tuning
-from smartpay_router.domain.schema import Schema
+from smartpay_router.domain.schema import FEATURE_RIDGE, INTERCEPT_RIDGE, Schema
 
 Context = Mapping[str, float]
-
-_INTERCEPT_RIDGE = 5.0  # an arm that fails at its first try is given a second one
 
 
 class AdditiveLinUcb(base.ContextualPolicy):
@@ -25,7 +23,7 @@ class AdditiveLinUcb(base.ContextualPolicy):
 
     Args:
         features: names of the numbers in a context; one that is missing counts 0. None: no context.
-        ridge: how many outcomes the prior of each feature weighs; the intercept's weighs five.
+        ridge: how many outcomes the prior of each feature weighs; the intercept's is as served.
         prior_success: reward expected of an arm before its first update.
         exploration: standard errors of optimism.
         memory: after how many updates one weighs 1/e.
@@ -36,7 +34,7 @@ class AdditiveLinUcb(base.ContextualPolicy):
     def __init__(
         self,
         features: list[str] | None = None,
-        ridge: float = 30.0,
+        ridge: float = FEATURE_RIDGE,
         prior_success: float = 0.9,
         exploration: float = 0.3,
         memory: float = math.inf,
@@ -54,7 +52,7 @@ class AdditiveLinUcb(base.ContextualPolicy):
         self.seed = seed
         names = tuple(features or ())
         self._schema = Schema(
-            "river", ("intercept", *names), (_INTERCEPT_RIDGE, *(ridge for _ in names))
+            "river", ("intercept", *names), (INTERCEPT_RIDGE, *(ridge for _ in names))
         )
         tuning = Tuning(prior_success=prior_success, memory_seconds=memory)
         self._learner = LinUcb(self._schema, tuning)

@@ -7,7 +7,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from smartpay_router.domain.charge import Charge
-from smartpay_router.domain.schema import MAGNITUDE_MAX, Schema
+from smartpay_router.domain.schema import (
+    FEATURE_RIDGE,
+    INTERCEPT_RIDGE,
+    MAGNITUDE_MAX,
+    Schema,
+)
 
 _CURRENCIES = ("AUD", "BRL", "CAD", "CHF", "EUR", "GBP", "INR", "JPY", "SOL", "USD", "USDC")
 
@@ -43,10 +48,7 @@ FEATURES = (
 CHARGE_SCHEMA = Schema(
     "charge-2",
     FEATURES,
-    # Ten outcomes outvote the prior of a processor as a whole, so that one early failure can't
-    # bury it; that it behaves differently for, say, one currency takes fifteen. Chosen by
-    # simulation on the training seeds.
-    tuple(10.0 if feature == "intercept" else 15.0 for feature in FEATURES),
+    (INTERCEPT_RIDGE,) + (FEATURE_RIDGE,) * (len(FEATURES) - 1),
 )
 """Names FEATURES' order and meaning; any change of either takes the next number."""
 

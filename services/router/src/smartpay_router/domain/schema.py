@@ -19,6 +19,14 @@ MAGNITUDE_MAX = 100.0
 would outweigh ten thousand outcomes."""
 
 
+INTERCEPT_RIDGE = 10.0
+"""Outcomes that outvote the prior of a processor as a whole, so that one early failure can't bury
+it. Chosen by simulation on the training seeds, as the next."""
+
+FEATURE_RIDGE = 15.0
+"""Outcomes it takes to believe that a processor behaves differently for, say, one currency."""
+
+
 @dataclass(frozen=True)
 class Schema:
     """The order and meaning of a context's values.

@@ -9,7 +9,7 @@ from smartpay_router.domain.breakers import Breakers, Kind
 from smartpay_router.domain.exploration import Budgets
 from smartpay_router.domain.learner import Arm, Learner
 from smartpay_router.domain.linucb import LinUcb
-from smartpay_router.domain.schema import Schema
+from smartpay_router.domain.schema import FEATURE_RIDGE, INTERCEPT_RIDGE, Schema
 from smartpay_router.domain.steering import Option, Steering
 from smartpay_router.simulation.runner import Maker, Payment
 from smartpay_router.simulation.srv3 import SuccessRateWindow
@@ -19,7 +19,7 @@ from smartpay_router.simulation.world import World
 WORLD_SCHEMA = Schema(
     name="world-1",
     features=FEATURES,
-    ridges=(10.0,) + (15.0,) * (len(FEATURES) - 1),
+    ridges=(INTERCEPT_RIDGE,) + (FEATURE_RIDGE,) * (len(FEATURES) - 1),
 )
 """The same 22 values that every policy is given. Pairs of region and method as features of their
 own cost more to learn in 6,000 payments than they bring, even where success depends on them."""
