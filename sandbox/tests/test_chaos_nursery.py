@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -27,7 +28,10 @@ async def born(nursery: Nursery, folder: Path) -> tuple[Child, int]:
 
 def opened(child: Child) -> set[str]:
     """Lists a process's files, sockets and pipes but for what the kernel gives to each anew."""
-    links = [os.readlink(entry) for entry in Path(f"/proc/{child.pid}/fd").iterdir()]
+    links = set()
+    for entry in Path(f"/proc/{child.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # it may close while we look
+            links.add(os.readlink(entry))
     return {link for link in links if not link.startswith(("/dev/", "anon_inode:"))}
 
 
