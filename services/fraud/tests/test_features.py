@@ -1,5 +1,6 @@
 """Features are exact, see only the past, and keep merchants apart."""
 
+import gc
 import math
 import random
 from dataclasses import replace
@@ -358,6 +359,28 @@ def test_a_forgotten_customer_leaves_counts_but_no_name() -> None:
     assert value(row, "card_count_24h") == 4
     assert value(row, "card_customers_24h") == 2  # the other one, and the one who comes anew
     store.forget("mer", False, "nobody")
+
+
+def test_what_is_remembered_holds_no_cycles_so_that_forgetting_alone_frees_it() -> None:
+    store = FeatureStore(events_max=50)
+    store.use_graph(
+        graph.MessageWeights(
+            np.ones((len(graph.GRAPH_KINDS), len(graph.SLOT), graph.HIDDEN), np.float32)
+        )
+    )
+    gc.collect()
+    gc.disable()  # the service sets memory aside: what this leaves behind would stay for good
+    try:
+        for number, (transaction, now) in enumerate(a_stream(400)):
+            store.score_view(transaction, now)
+            store.append(transaction, now)
+            store.label(transaction, number % 3 == 0, now + HOUR_MS)
+            store.decline(transaction, now)
+        store.forget("mer0", True, "a")
+        del store
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
 
 
 def test_a_clock_that_steps_back_keeps_the_windows_right() -> None:
