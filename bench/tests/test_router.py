@@ -107,3 +107,19 @@ def test_replicas_that_exchange_at_once_decide_like_each_other() -> None:
     stream = draw(world, 1).until(200)
     once, twice = (run(stream, Replicas(world, 1, every=50)) for _ in range(2))
     assert once.choices.tobytes() == twice.choices.tobytes()
+
+
+def test_replicas_that_know_little_exchange_sooner_and_lose_less_for_a_few_exchanges() -> None:
+    world = load("static")
+    streams = [draw(world, seed).until(1_000) for seed in range(1, 5)]
+    fleets = {
+        by_news: [Replicas(world, 1, 1_000, by_news=by_news) for _ in streams]
+        for by_news in (True, False)
+    }
+    lost = {
+        by_news: sum(run(s, f).regret for s, f in zip(streams, made, strict=True))
+        for by_news, made in fleets.items()
+    }
+    assert lost[True] < 0.9 * lost[False]
+    assert all(fleet.exchanges == 0 for fleet in fleets[False])
+    assert all(16 < fleet.exchanges <= 8 * 16 for fleet in fleets[True])

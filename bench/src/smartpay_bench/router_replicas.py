@@ -3,11 +3,15 @@
 Payments go to the replicas in turn. Each learns from its own outcomes at once and, every so many
 payments, from what all others have learned by then; one learner that hears everything at once is
 the measure. The world is `static`: nothing but the learning itself can differ.
+
+As in the service a replica also exchanges before that time when its news outweigh what it knows.
+What the clock alone would lose is told beside it.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 from collections.abc import Callable
@@ -15,14 +19,16 @@ from collections.abc import Callable
 import numpy as np
 
 from smartpay_router.domain.linucb import LinUcb
+from smartpay_router.domain.replicas import outweighs
+from smartpay_router.domain.totals import Totals
 from smartpay_router.simulation.policies import WORLD_SCHEMA, Steered
-from smartpay_router.simulation.runner import Payment, Policy, run
+from smartpay_router.simulation.runner import Payment, Policy, ratio_interval, run
 from smartpay_router.simulation.stream import draw
 from smartpay_router.simulation.world import World, load
 
 REPLICAS = 16
 PAYMENTS = 12_000
-SEEDS = range(301, 307)
+SEEDS = range(401, 411)
 EXCHANGES = (100, 1_000)
 
 
@@ -32,30 +38,50 @@ class Replicas:
     Args:
         world: names the arms.
         seed: of the dice, of each replica its own.
-        every: payments between exchanges.
+        every: payments between exchanges of all.
+        by_news: whether a replica also exchanges when its news outweigh what it knows.
+
+    Attributes:
+        exchanges: how many there were, of all replicas together.
     """
 
-    def __init__(self, world: World, seed: int, every: int) -> None:
+    def __init__(self, world: World, seed: int, every: int, *, by_news: bool = True) -> None:
         self._learners = [LinUcb(WORLD_SCHEMA, owner=f"r{i}") for i in range(REPLICAS)]
         self._replicas = [
             Steered(world, seed + 1_000 * i, learner=learner, breakers=False, budget=False)
             for i, learner in enumerate(self._learners)
         ]
         self._every = every
+        self._by_news = by_news
+        self._published: dict[int, Totals] = {}
+        self._known = [0] * REPLICAS
+        self.exchanges = 0
 
     def choose(self, payment: Payment) -> int:
         """Asks the replica whose turn it is."""
         if payment.number and payment.number % self._every == 0:
-            told = [learner.totals() for learner in self._learners]
-            for learner in self._learners:
-                learner.share(told)
+            self._published = {i: learner.totals() for i, learner in enumerate(self._learners)}
+            for i in range(REPLICAS):
+                self._exchange(i)
         return self._replicas[payment.number % REPLICAS].choose(payment)
 
     def settle(
         self, payment: Payment, arm: int, succeeded: bool, technical: bool, at: float
     ) -> None:
         """Tells the replica that decided."""
-        self._replicas[payment.number % REPLICAS].settle(payment, arm, succeeded, technical, at)
+        i = payment.number % REPLICAS
+        self._replicas[i].settle(payment, arm, succeeded, technical, at)
+        news = self._learners[i].outcomes - self._known[i]
+        if self._by_news and outweighs(news, self._known[i], max(1, len(self._published))):
+            self._exchange(i)
+
+    def _exchange(self, i: int) -> None:
+        """Publishes what one replica learned; it hears what others published, be it older."""
+        learner = self._learners[i]
+        self._published[i] = learner.totals()
+        learner.share(self._published.values())
+        self._known[i] = learner.outcomes
+        self.exchanges += 1
 
 
 def figures(*, quick: bool = False) -> dict[str, float]:
@@ -63,18 +89,23 @@ def figures(*, quick: bool = False) -> dict[str, float]:
     world = load("static").model_copy(update={"payments": 600 if quick else PAYMENTS})
     seeds = SEEDS[:1] if quick else SEEDS
 
-    def regret(name: str, maker: Callable[[int], Policy]) -> float:
+    def regrets(name: str, maker: Callable[[int], Policy]) -> list[float]:
         lost = []
         for seed in seeds:
             lost.append(run(draw(world, seed), maker(seed)).regret)
             sys.stderr.write(f"{name} seed {seed}: regret {lost[-1]:.1f}\n")
-        return float(np.mean(lost))
+        return lost
 
-    one = regret("one learner", lambda seed: Steered(world, seed, breakers=False, budget=False))
-    told = {"sync_single_regret": one}
-    for every in EXCHANGES:
-        many = regret(f"every {every}", lambda seed, every=every: Replicas(world, seed, every))  # type: ignore[misc]
-        told[f"sync_penalty_{every}"] = many / one
+    one = regrets("one learner", lambda seed: Steered(world, seed, breakers=False, budget=False))
+    told = {"sync_single_regret": float(np.mean(one))}
+    for every, by_news in itertools.product(EXCHANGES, (True, False)):
+        name = f"sync_penalty_{every}" if by_news else f"sync_penalty_{every}_by_clock"
+        fleets = {seed: Replicas(world, seed, every, by_news=by_news) for seed in seeds}
+        many = regrets(name, fleets.__getitem__)
+        told[name] = float(np.mean(many) / np.mean(one))
+        told[f"{name}_low"], told[f"{name}_high"] = ratio_interval(many, one)
+        exchanges = sum(fleet.exchanges for fleet in fleets.values())
+        told[f"{name}_exchanges"] = exchanges / len(fleets) / REPLICAS
     return told
 
 

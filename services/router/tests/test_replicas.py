@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+import math
 import random
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -25,6 +27,7 @@ from smartpay_router.domain.replicas import (
     Mind,
     Pulse,
     Replica,
+    outweighs,
 )
 from smartpay_router.domain.schema import Schema
 from smartpay_router.domain.steering import Steering
@@ -278,6 +281,41 @@ async def test_who_has_nothing_new_publishes_only_a_sign_of_life(town: Town) -> 
         (state,) = await SqliteReplicas(town.store).states()
         seen.append(state.seen_at)
     assert seen == [START, town.now - 1.0, town.now - 1.0]
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 16])
+def test_exchanges_by_news_grow_with_the_logarithm_of_what_is_known(replicas: int) -> None:
+    known = news = exchanges = 0
+    while known < 100_000:
+        news += 1
+        if outweighs(news, known, replicas):
+            known += news * replicas
+            news = 0
+            exchanges += 1
+    assert exchanges <= 2 + math.log2(100_000)
+    assert not outweighs(0, 0, replicas)
+
+
+async def test_news_are_told_at_once_while_little_is_known_and_wait_when_much_is(
+    town: Town,
+) -> None:
+    for name in "ab":
+        await town.begin(name)
+    await town.exchange()
+    replica, _ = town.lives["a"]
+    waits = []
+    for _ in range(7):
+        news = asyncio.create_task(replica.news())
+        await asyncio.sleep(0)
+        assert not news.done(), "nothing was learned since"
+        told = 0
+        while not news.done():
+            await town.tell("a", town.sample(Outcome.SUCCEEDED, ARMS[0], 0.1, town.now))
+            told += 1
+            await asyncio.sleep(0)
+        waits.append(told)
+        await replica.exchange()
+    assert waits == [1, 1, 1, 2, 3, 4, 6], "half of what is known, as there are two replicas"
 
 
 async def test_no_replica_can_be_called_as_the_base_is(town: Town) -> None:

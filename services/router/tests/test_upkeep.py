@@ -91,6 +91,23 @@ async def test_a_process_whose_name_was_taken_stops(place: Place) -> None:
     assert caught.group_contains(FencedError)
 
 
+async def test_the_first_outcome_is_told_to_others_long_before_the_time_for_it(
+    place: Place, sample: Sample
+) -> None:
+    mind = await place.replica.join()
+    slow = replace(RHYTHM, exchange_seconds=3_600.0)
+    upkeep = Upkeep(mind.learning, place.outcomes, place.replica, slow, lambda: place.now)
+    running = asyncio.create_task(upkeep.run())
+    await place.outcomes.take_in([sample], (), "1")
+    await mind.learning.catch_up()
+    async with asyncio.timeout(10):
+        while place.replica.published_position != mind.learning.position:
+            await asyncio.sleep(0.001)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+
 async def test_a_learner_without_sums_only_gives_up_what_never_came(
     place: Place, sample: Sample
 ) -> None:

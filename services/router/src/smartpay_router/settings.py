@@ -83,7 +83,7 @@ class RouterSettings(ServiceSettings):
         default=2.0,
         validation_alias="ROUTER_EXCHANGE_SECONDS",
         description="Between exchanges of what was learned, and how much of the log a start reads"
-        " again.",
+        " again; replicas that know little do not wait for it.",
     )
     pulse_seconds: Seconds = Field(
         default=0.25,

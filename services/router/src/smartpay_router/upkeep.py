@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -22,8 +23,8 @@ class Rhythm:
     Attributes:
         pulse_seconds: between exchanges of the breakers' evidence. At 20 payments a second and
             replica it is five payments, with which 16 replicas notice an outage as one does.
-        exchange_seconds: between exchanges of what was learned, which is also how much of the log
-            a start reads again.
+        exchange_seconds: between exchanges of what was learned at most, which is also how much of
+            the log a start reads again.
         sweep_seconds: between sweeps of what is overdue; nothing waits for them.
         silent_seconds: after how long without a sign of life a replica is retired.
         retention_seconds: how long outcomes are kept once a snapshot contains them.
@@ -66,7 +67,11 @@ class Upkeep:
         async with asyncio.TaskGroup() as group:
             group.create_task(_repeat(self._rhythm.sweep_seconds, self.sweep))
             if self._replica is not None:
-                group.create_task(_repeat(self._rhythm.exchange_seconds, self._replica.exchange))
+                group.create_task(
+                    _repeat(
+                        self._rhythm.exchange_seconds, self._replica.exchange, self._replica.news
+                    )
+                )
                 group.create_task(_repeat(self._rhythm.pulse_seconds, self._replica.pulse))
 
     async def sweep(self) -> None:
@@ -81,11 +86,28 @@ class Upkeep:
             pass
 
 
-async def _repeat(pause_seconds: float, work: Callable[[], Awaitable[object]]) -> None:
-    """Does some work again and again, for no more than a small share of the time."""
+async def _repeat(
+    pause_seconds: float,
+    work: Callable[[], Awaitable[object]],
+    sooner: Callable[[], Awaitable[None]] | None = None,
+) -> None:
+    """Does some work again and again, for no more than a small share of the time.
+
+    Args:
+        pause_seconds: between two times, unless the work took long.
+        work: what to do.
+        sooner: returns when the work should not wait until the pause is over.
+    """
     took = 0.0
     while True:
-        await asyncio.sleep(max(pause_seconds, took / SHARE_MAX))
+        rest = took / SHARE_MAX
+        if sooner is None:
+            await asyncio.sleep(max(pause_seconds, rest))
+        else:
+            await asyncio.sleep(rest)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause_seconds - rest):
+                    await sooner()
         began = time.perf_counter()
         await work()
         took = time.perf_counter() - began

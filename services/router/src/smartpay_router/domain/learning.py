@@ -231,6 +231,7 @@ class Learning:
         self._turn = asyncio.Lock()
         self._asked = self._answered = 0
         self._counts = Counts()
+        self._taught = asyncio.Event()
         self.position = 0
         self.losses = Losses()
 
@@ -258,6 +259,10 @@ class Learning:
                 more = len(rows) == self._page_rows
             self._answered = asked
         return learned
+
+    async def lesson(self) -> None:
+        """Waits until outcomes were taken in that teach."""
+        await self._taught.wait()
 
     def opened(self, decision_id: str, arm: Arm, values: Sequence[float], at: float) -> None:
         """Notes that the outcome of a durable decision, already pulled, is now waited for."""
@@ -325,6 +330,9 @@ class Learning:
             self._settling.settle_many(arms, matrix, kinds, rewards, decided_at, at)
         self._counts.learned += len(rows)
         self._counts.late += sum(row.at - row.decided_at > self._patience for row in rows)
+        # Whoever waits now is woken, and whoever asks from now on waits for the next.
+        self._taught.set()
+        self._taught.clear()
 
     def _matrix(self, rows: Sequence[LoggedOutcome]) -> Values:
         """Reads the contexts of some rows, shape [n, d]; raises ValueError when one is damaged."""

@@ -122,6 +122,22 @@ class Mind(NamedTuple):
     learning: Learning
 
 
+def outweighs(news: int, known: int, replicas: int) -> bool:
+    """Tells whether all replicas together have probably learned as much again as one knows.
+
+    News are then worth an exchange before its time: replicas that know little would each make the
+    same mistakes. Knowledge doubles in between, so there are only logarithmically many such
+    exchanges (the rule of Abbasi-Yadkori et al. 2011, section 5.1, and of Wang et al. 2020,
+    "Distributed Bandit Learning", with outcomes in place of determinants).
+
+    Args:
+        news: outcomes learned here since the last exchange.
+        known: outcomes that were known then, those of others included.
+        replicas: how many there are; payments go to all of them alike.
+    """
+    return news > 0 and news * replicas >= known
+
+
 class Replica:
     """This process as one of several; with nobody else there it only keeps snapshots.
 
@@ -153,6 +169,7 @@ class Replica:
         self._kin = _kin(self._mind.learner.totals())
         self._epoch = self._pulses = 0
         self._seen_at = -math.inf
+        self._known = 0  # outcomes, as of the last exchange
         self._told: tuple[Sighting, ...] | None = None
         self._unheard: set[tuple[str, int]] = set()
         self._others: dict[str, tuple[ReplicaState, Totals]] = {}
@@ -198,6 +215,13 @@ class Replica:
                 self._others[owner] = (state, totals)
         if self._others != known:
             self._mind.learner.share(totals for _, totals in self._others.values())
+        self._known = self._mind.learner.outcomes
+
+    async def news(self) -> None:
+        """Waits until so much was learned here that an exchange should not wait for its time."""
+        replicas = 1 + len(self._others.keys() - {BASE})
+        while not outweighs(self._mind.learner.outcomes - self._known, self._known, replicas):
+            await self._mind.learning.lesson()
 
     async def pulse(self) -> None:
         """Tells the others what the breakers heard here, and hears what theirs did.
