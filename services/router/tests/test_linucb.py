@@ -17,7 +17,7 @@ from smartpay_router.domain.totals import Totals
 NOW = 1_770_000_000.0
 DAY = 86_400.0
 SCHEMA = Schema("test-1", ("intercept", "amount", "risk", "night"), (1.0, 20.0, 20.0, 40.0))
-PLAIN = Tuning(memory_seconds=math.inf, residual_outcomes=math.inf)
+PLAIN = Tuning(memory_seconds=math.inf, residual_outcomes=math.inf, ridge_doubt=0.0)
 STRIPE, AMAZON = Arm("pac_a", "live/stripe"), Arm("pac_b", "live/amazon_pay")
 ARMS = (STRIPE, AMAZON)
 
@@ -81,7 +81,7 @@ def test_estimates_are_those_of_ridge_regression_around_the_prior() -> None:
 
 def test_an_outcome_weighs_less_with_every_second() -> None:
     memory = 50 * 60.0
-    learner = taught(Tuning(memory_seconds=memory, residual_outcomes=math.inf))
+    learner = taught(replace(PLAIN, memory_seconds=memory))
     at = NOW + DAY
     asked = some_values(np.random.default_rng(2), 1)[0]
     found = learner.estimates(ARMS, asked, at)
@@ -103,10 +103,16 @@ def test_after_many_memories_only_the_prior_is_left() -> None:
 
 @pytest.mark.parametrize("memory", [math.inf, 600.0, 36_000.0])
 def test_stepping_from_outcome_to_outcome_is_solving_anew(memory: float) -> None:
-    # Solved once, at the first outcome: the last one is 15 of the shorter memories later.
-    tuning = Tuning(memory_seconds=memory, refresh_share=20.0, refresh_changes=10**9)
-    stepping, solving = taught(tuning, 150), LinUcb(SCHEMA, tuning)
+    # Solved once, as of the first outcome: the last one is 15 of the shorter memories later.
+    tuning = Tuning(
+        memory_seconds=memory, ridge_doubt=0.0, refresh_share=20.0, refresh_changes=10**9
+    )
+    stepping, solving = LinUcb(SCHEMA, tuning), LinUcb(SCHEMA, tuning)
     arms, rows, rewards, times = history(150)
+    stepping.learn_many(arms[:80], rows[:80], rewards[:80], times[:80])
+    stepping.estimates(ARMS, rows[7], NOW)
+    for arm, values, reward, at in zip(arms[80:], rows[80:], rewards[80:], times[80:], strict=True):
+        stepping.learn(arm, values, reward, at)
     solving.learn_many(arms, rows, rewards, times)
     assert same(stepping.estimates(ARMS, rows[7], NOW), solving.estimates(ARMS, rows[7], NOW))
 
@@ -167,8 +173,10 @@ def test_many_models_are_estimated_as_few() -> None:
     crowd = [Arm(f"pac_{i}", f"world/{i}") for i in range(20)]
     dice = np.random.default_rng(4)
     rows = some_values(dice, 400)
-    learner = LinUcb(SCHEMA, Tuning())
-    alone = {arm: LinUcb(SCHEMA, Tuning()) for arm in crowd}
+    # Each model by itself: what payers mean at one says nothing of how much they do at another.
+    tuning = Tuning(ridge_doubt=0.0)
+    learner = LinUcb(SCHEMA, tuning)
+    alone = {arm: LinUcb(SCHEMA, tuning) for arm in crowd}
     for i, row in enumerate(rows):
         arm, reward = crowd[i % 20], float(dice.random() < 0.8)
         learner.learn(arm, row, reward, NOW)
@@ -176,6 +184,38 @@ def test_many_models_are_estimated_as_few() -> None:
     for arm in crowd:
         ours, theirs = (x.estimates((arm,), rows[0], NOW) for x in (learner, alone[arm]))
         assert same(ours, theirs)
+
+
+def test_payers_that_seem_alike_are_drawn_together_the_more_was_seen() -> None:
+    """Outcomes here do not depend on the features at all."""
+    asked = (1.0, 2.0, -2.0, 2.0)
+    firm, doubting = (
+        taught(Tuning(memory_seconds=math.inf, ridge_doubt=doubt), 200) for doubt in (0.0, 3.0)
+    )
+    level = firm.estimates(ARMS, (1.0, 0.0, 0.0, 0.0), NOW).success
+    apart = [
+        np.abs(learner.estimates(ARMS, asked, NOW).success - level).sum()
+        for learner in (doubting, firm)
+    ]
+    assert apart[0] < 0.95 * apart[1]
+
+
+def test_how_alike_payers_are_is_asked_again_whenever_twice_as_much_is_known() -> None:
+    tuning = Tuning(memory_seconds=math.inf, refresh_changes=10**9)
+    arms, rows, rewards, times = history(500)
+    stepping = LinUcb(SCHEMA, tuning)
+    agreed = []
+    for number, (arm, values, reward, at) in enumerate(
+        zip(arms, rows, rewards, times, strict=True), 1
+    ):
+        stepping.learn(arm, values, reward, at)
+        found = stepping.estimates(ARMS, rows[7], NOW)
+        solving = LinUcb(SCHEMA, tuning)
+        solving.learn_many(arms[:number], rows[:number], rewards[:number], times[:number])
+        if same(found, solving.estimates(ARMS, rows[7], NOW)):
+            agreed.append(number)
+    assert set(agreed) >= {1, 3, 7, 15, 31, 63, 127, 255}
+    assert len(agreed) < 20
 
 
 def test_an_account_never_seen_is_believed_good_and_unknown() -> None:
@@ -372,6 +412,7 @@ def test_whatever_happens_it_believes_what_ridge_regression_would(
         SCHEMA,
         Tuning(
             memory_seconds=memory,
+            ridge_doubt=0.0,
             residual_outcomes=math.inf,
             refresh_changes=7,
             pending_seconds=math.inf,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from smartpay_router.domain.schema import Schema
 NOW = 1_770_000_000.0
 FEATURES = ("intercept", "amount", "risk", "night")
 SCHEMA = Schema("test-1", FEATURES, (1.0, 20.0, 20.0, 40.0))
-NEVER = Tuning(memory_seconds=math.inf, residual_outcomes=math.inf)
+NEVER = Tuning(memory_seconds=math.inf, ridge_doubt=0.0, residual_outcomes=math.inf)
 STRIPE, AMAZON = Arm("pac_a", "live/stripe"), Arm("pac_b", "live/amazon_pay")
 ARMS = (STRIPE, AMAZON)
 ASKED = (1.0, 0.3, -0.7, 1.0)
@@ -45,7 +46,7 @@ def taught() -> RiverPolicy:
 def test_without_forgetting_our_learner_is_rivers() -> None:
     """The parity oracle: at alpha 1, beta 1 and no prior success, precision, mean and width."""
     schema = Schema("plain", FEATURES, (1.0,) * 4)
-    ours = LinUcb(schema, Tuning(0.0, memory_seconds=math.inf, residual_outcomes=math.inf))
+    ours = LinUcb(schema, replace(NEVER, prior_success=0.0))
     rivers = RiverPolicy(schema, prior_success=0.0)
     teach(ours)
     teach(rivers)

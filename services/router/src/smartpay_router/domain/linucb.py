@@ -17,6 +17,7 @@ import numpy as np
 from smartpay_router.domain.learner import VARIANCE_FLOOR, Arm, Estimates, Knowledge
 from smartpay_router.domain.memory import Known, Memory
 from smartpay_router.domain.schema import Schema, Values
+from smartpay_router.domain.shrinkage import shrinkage
 from smartpay_router.domain.totals import Totals
 
 TIME_MAX_SECONDS = float(2**33)
@@ -31,6 +32,8 @@ class Tuning:
         prior_success: what a model is believed to achieve before its first outcome. Near what
             cards achieve: with 0 the first account that works is never compared with another.
         memory_seconds: after how long an outcome weighs 1/e; infinity never forgets.
+        ridge_doubt: how far the schema's ridges may be off, as a standard deviation of their
+            logarithm; 0 keeps them whatever is seen. See `shrinkage`.
         residual_outcomes: how many outcomes of its own an account needs before half of what sets
             it apart from its model is believed.
         refresh_share: part of the memory after which estimates are solved anew, so that what
@@ -43,6 +46,7 @@ class Tuning:
 
     prior_success: float = 0.9
     memory_seconds: float = 151_200.0
+    ridge_doubt: float = 0.6
     residual_outcomes: float = 15.0
     refresh_share: float = 1 / 64
     refresh_changes: int = 512
@@ -80,9 +84,10 @@ class LinUcb:
     """The served learner. For one thread: the event loop's, or a simulation's.
 
     Per model it holds A = R + sum w x x' and b = R m + sum w r x, with ridges R that never fade
-    around the prior m, and outcomes that do. Solved are A^-1 and the weights A^-1 b; each outcome
-    then moves both exactly (Sherman and Morrison, 1950) until they are solved anew. A second
-    inverse includes decisions that wait for their outcome, and answers the width.
+    around the prior m, and outcomes that do; these also tell how strong R should be (`shrinkage`).
+    Solved are A^-1 and the weights A^-1 b; each outcome then moves both exactly (Sherman and
+    Morrison, 1950) until they are solved anew. A second inverse includes decisions that wait for
+    their outcome, and answers the width.
 
     Args:
         schema: what contexts mean.
@@ -98,7 +103,7 @@ class LinUcb:
         self._tuning = tuning
         self._size = size = len(schema.features)
         self._memory = Memory(schema.key, size, tuning.memory_seconds, owner, epoch)
-        self._ridges = np.diag(schema.ridges)
+        self._ridges = np.diag(schema.ridges)  # as chosen last
         self._prior = np.zeros(size)
         self._prior[0] = tuning.prior_success
         self._models: dict[str, _Model] = {}
@@ -114,6 +119,7 @@ class LinUcb:
         self._buffers = np.zeros(size), np.zeros((size, size))
         self._frame = 0.0  # the time for which estimates are solved
         self._fresh = (0.0, tuning.refresh_share * tuning.memory_seconds)
+        self._lessons = self._lessons_known = 0  # since the last refresh, and known by then
 
     @property
     def version(self) -> str:
@@ -230,6 +236,9 @@ class LinUcb:
         self._rank_one(self._stack[model.row, : self._size], vector, weight)
         model.changes += 1
         self._stepped(model)
+        self._lessons += 1
+        if self._lessons > self._lessons_known:
+            self._fresh = _NEVER  # twice as much is known: the ridges may be seen otherwise
 
     def learn_many(
         self,
@@ -416,8 +425,21 @@ class LinUcb:
         slack = self._tuning.refresh_share * self._tuning.memory_seconds
         self._frame = self._memory.look_from(at)
         self._fresh = (at - slack, self._frame + slack)
+        self._lessons, self._lessons_known = 0, self._memory.outcomes
+        self._choose_ridges()
         for model in self._models.values():
             self._solve(model)
+
+    def _choose_ridges(self) -> None:
+        ridges = np.array(self._schema.ridges)
+        ridges[1:] *= shrinkage(
+            (self._memory.told(model.known) for model in self._models.values()),
+            ridges,
+            self._tuning.prior_success,
+            self._tuning.ridge_doubt,
+        )
+        self._ridges = np.diag(ridges)
+        self._stack[0, : self._size] = np.diag(1 / ridges)
 
     def _solve(self, model: _Model) -> None:
         sums, size = self._memory.told(model.known), self._size

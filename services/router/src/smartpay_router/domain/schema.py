@@ -23,8 +23,9 @@ INTERCEPT_RIDGE = 10.0
 """Outcomes that outvote the prior of a processor as a whole, so that one early failure can't bury
 it. Chosen by simulation on the training seeds, as the next."""
 
-FEATURE_RIDGE = 15.0
-"""Outcomes it takes to believe that a processor behaves differently for, say, one currency."""
+FEATURE_RIDGE = 7.5
+"""Outcomes it takes to believe that a processor behaves differently for, say, one currency, until
+enough was seen to tell how much payers matter."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class Schema:
         name: for people, for instance "charge-2".
         features: names, unique; the first one is "intercept", whose value is always 1.
         ridges: how many outcomes each feature's prior weighs; all above 0. The more a feature is
-            believed to change nothing, the larger.
+            believed to change nothing, the larger. A learner may
+            scale all but the first.
 
     Raises:
         ValueError: when the parts do not fit each other.

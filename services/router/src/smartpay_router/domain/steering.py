@@ -49,7 +49,7 @@ class SteeringTuning:
 
     exploration: float = 0.3
     caution: float = 1.5
-    epsilon: float = 0.01
+    epsilon: float = 0.005
     spared_share: float = 0.1
     probe_share: float = 0.01
     eager_share: float = 0.25
