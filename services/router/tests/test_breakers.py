@@ -55,6 +55,26 @@ def test_three_technical_failures_in_a_row_open_whatever_is_known() -> None:
     assert road.breakers.standing("pac_1", "live/stripe").channel == "technical"
 
 
+def test_many_judged_together_get_the_verdicts_and_leave_the_state_of_one_by_one() -> None:
+    dice = random.Random(7)
+    arms = [(f"pac_{dice.randrange(3)}", dice.choice(["live/stripe", "m"])) for _ in range(900)]
+    # An outage in the middle, a recovery, and some that say nothing of health.
+    tried = [dice.choices([OK, NO, DOWN, None], w) for w in [(95, 5, 1, 5)] * 300]
+    tried += [dice.choices([OK, NO, DOWN, None], w) for w in [(1, 6, 3, 1)] * 100]
+    tried += [dice.choices([OK, NO, DOWN, None], w) for w in [(95, 5, 1, 5)] * 500]
+    kinds = [kind for (kind,) in tried]
+    at = [1_000.0 + number for number in range(900)]
+    decided = [moment - dice.random() * 5 for moment in at]
+    one, many = Breakers(), Breakers()
+    verdicts = [
+        one.judge(*arm, kind, *times)
+        for arm, kind, *times in zip(arms, kinds, decided, at, strict=True)
+    ]
+    assert list(many.judge_many(arms, kinds, decided, at)) == verdicts
+    assert many.state() == one.state()
+    assert set(verdicts) == set(Verdict)
+
+
 def test_technical_failures_among_successes_open_nothing() -> None:
     road = living()
     road.goes([DOWN, *[OK] * 20] * 50)

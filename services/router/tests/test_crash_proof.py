@@ -67,7 +67,7 @@ async def left(tmp_path: Path) -> AsyncIterator[tuple[SqliteStore, Ledger]]:
     await fill(store, SNAPSHOT_ROWS, seed=3)
     await Replica(OWNER, SqliteReplicas(store), empty, lambda: 0.0).join()
     later = SqliteOutcomes(store, OWNER)
-    rows = await later.after(0, OWNER)
+    page = await later.after(0, OWNER, "")
     await store.write(
         lambda db: (
             db.execute(
@@ -79,8 +79,9 @@ async def left(tmp_path: Path) -> AsyncIterator[tuple[SqliteStore, Ledger]]:
         )
     )
     ledger = Ledger()
-    for row in rows:
-        ledger.outcomes[row.decision_id, 0] = (row.processor_account_id, row.outcome)
+    rows = zip(page.decision_ids, page.accounts, page.outcomes, strict=True)
+    for decision_id, account, outcome in rows:
+        ledger.outcomes[decision_id, 0] = (account, outcome)
     yield store, ledger
     await store.close()
 

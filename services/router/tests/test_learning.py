@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from array import array
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from smartpay_router.domain.learner import Arm
 from smartpay_router.domain.learning import (
     ROWS_TOGETHER_MIN,
     Learning,
-    LoggedOutcome,
+    LoggedOutcomes,
     OpenDecision,
 )
 from smartpay_router.domain.linucb import LinUcb
@@ -79,7 +80,8 @@ class ListLog:
     """A log in memory."""
 
     def __init__(self) -> None:
-        self.rows: list[LoggedOutcome] = []
+        self.rows: list[dict[str, Any]] = []
+        self.schemas: list[str] = []
         self.open: list[OpenDecision] = []
         self.readings = 0
 
@@ -98,29 +100,34 @@ class ListLog:
         slope: float = 0.0,
     ) -> None:
         position = len(self.rows) + 1
+        self.schemas.append(schema)
         self.rows.append(
-            LoggedOutcome(
-                position,
-                decision_id or f"dec-{position}",
-                int(outcome.is_final),
-                account,
-                "stripe",
-                1,
-                outcome.value,
-                int(several_rails),
-                int(heard_before),
-                decided_at,
-                at,
-                schema,
-                array("d", [1.0, slope]).tobytes() if mine else None,
-            )
+            {
+                "positions": position,
+                "decision_ids": decision_id or f"dec-{position}",
+                "is_final": int(outcome.is_final),
+                "accounts": account,
+                "processors": "stripe",
+                "livemode": 1,
+                "outcomes": outcome.value,
+                "several_rails": int(several_rails),
+                "heard_before": int(heard_before),
+                "decided_at": decided_at,
+                "at": at,
+                "contexts": array("d", [1.0, slope]).tobytes() if mine else None,
+            }
         )
 
-    async def after(self, position: int, owner: str, rows_max: int) -> Sequence[LoggedOutcome]:
+    async def after(self, position: int, owner: str, schema: str, rows_max: int) -> LoggedOutcomes:
         self.readings += 1
-        page = self.rows[position : position + rows_max]
+        page = [
+            row if of == schema else row | {"contexts": None}
+            for row, of in zip(self.rows, self.schemas, strict=True)
+        ][position : position + rows_max]
         await asyncio.sleep(0)
-        return page
+        return LoggedOutcomes(
+            **{name: [row[name] for row in page] for name in LoggedOutcomes._fields}
+        )
 
     async def open_decisions(self, decided_after: float) -> Sequence[OpenDecision]:
         return [each for each in self.open if each.decided_at > decided_after]
@@ -212,7 +219,7 @@ async def test_a_row_that_the_disk_damaged_is_passed_over_and_the_rest_is_learne
 ) -> None:
     for name in ("before", "damaged", "after"):
         log.add(name, Outcome.SUCCEEDED)
-    log.rows[1] = log.rows[1]._replace(context=bytes(damage))
+    log.rows[1]["contexts"] = bytes(damage)
     assert await learning.catch_up() == 2
     assert names(settling) == ["before", "after"]
     assert learning.position == 3

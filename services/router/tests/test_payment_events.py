@@ -287,10 +287,8 @@ async def test_the_stream_is_followed_from_the_stored_cursor_and_learned_once(
 
     assert asked == ["", "3"]
     assert await outcomes.cursor() == "3"
-    assert [(r.processor_account_id, r.outcome) for r in await outcomes.after(0, "one")] == [
-        (FIRST, "DECLINED"),
-        (SECOND, "SUCCEEDED"),
-    ]
+    page = await outcomes.after(0, "one", CHARGE_SCHEMA.name)
+    assert (page.accounts, page.outcomes) == ([FIRST, SECOND], ["DECLINED", "SUCCEEDED"])
     assert taught.counts.learned == 2
 
 

@@ -116,7 +116,7 @@ async def test_an_outcome_told_twice_counts_once_and_told_otherwise_is_refused(
     told = (decision.decision_id, decision.tenant, 0, DEMO_ACCOUNTS[0])
     await decisions.report(*told, Outcome.DECLINED, clock())
     await decisions.report(*told, Outcome.DECLINED, clock() + timedelta(seconds=9))
-    assert [row.outcome for row in await outcomes.after(0, "one")] == ["DECLINED"]
+    assert (await outcomes.after(0, "one", "charge-2")).outcomes == ["DECLINED"]
     with pytest.raises(Refusal) as caught:
         await decisions.report(*told, Outcome.SUCCEEDED, clock())
     assert (caught.value.reason, caught.value.field) == ("IDEMPOTENCY_KEY_REUSED", "attempt_index")

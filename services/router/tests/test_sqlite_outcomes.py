@@ -6,15 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from smartpay_chassis.sqlite import SqliteStore
 from smartpay_router.adapters.migrations import MIGRATIONS
 from smartpay_router.adapters.sqlite_outcomes import SqliteOutcomes
 from smartpay_router.domain.chargebacks import DAY_SECONDS, Chargeback, Tally
 from smartpay_router.domain.context import Context
+from smartpay_router.domain.learning import LoggedOutcomes
 from smartpay_router.domain.outcome import Outcome, Sample
 
 DAY = 20_000
+SCHEMA = "small-1"
 SAMPLE = Sample(
     decision_id="dec_d1" + "1" * 24,
     attempt_index=0,
@@ -24,7 +27,7 @@ SAMPLE = Sample(
     processor="stripe",
     outcome=Outcome.SUCCEEDED,
     several_rails=False,
-    context=Context("small-1", (1.0, -0.1)),
+    context=Context(SCHEMA, (1.0, -0.1)),
     decided_at=DAY * DAY_SECONDS + 5.25,
     at=DAY * DAY_SECONDS + 7.5,
 )
@@ -36,11 +39,23 @@ CHARGEBACK = Chargeback(
 async def test_an_outcome_is_logged_once_with_all_that_it_taught(outcomes: SqliteOutcomes) -> None:
     assert await outcomes.take_in([SAMPLE, SAMPLE], (), "1") == 1
     assert await outcomes.take_in([replace(SAMPLE, outcome=Outcome.DECLINED)], (), "2") == 0
-    (row,) = await outcomes.after(0, "one")
-    assert (row.decision_id, row.outcome, row.heard_before) == (SAMPLE.decision_id, "SUCCEEDED", 0)
-    assert (row.decided_at, row.at) == (SAMPLE.decided_at, SAMPLE.at)
-    assert row.context is not None
-    np.testing.assert_array_equal(np.frombuffer(row.context, "<f8"), SAMPLE.context.values)
+    page = await outcomes.after(0, "one", SCHEMA)
+    assert page._replace(contexts=()) == LoggedOutcomes(
+        positions=[1],
+        decision_ids=[SAMPLE.decision_id],
+        is_final=[1],
+        accounts=[SAMPLE.processor_account_id],
+        processors=["stripe"],
+        livemode=[1],
+        outcomes=["SUCCEEDED"],
+        several_rails=[0],
+        heard_before=[0],
+        decided_at=[SAMPLE.decided_at],
+        at=[SAMPLE.at],
+    )
+    (context,) = page.contexts
+    assert context is not None
+    np.testing.assert_array_equal(np.frombuffer(context, "<f8"), SAMPLE.context.values)
     assert await outcomes.cursor() == "2"
 
 
@@ -55,11 +70,9 @@ async def test_a_silent_try_is_logged_at_once_and_once_more_at_its_end(
     silent = replace(SAMPLE, outcome=Outcome.UNANSWERED)
     for sample, new in ((silent, 1), (silent, 0), (SAMPLE, 1), (SAMPLE, 0), (silent, 0)):
         assert await outcomes.take_in([sample], (), "1") == new
-    rows = await outcomes.after(0, "one")
-    assert [(r.outcome, r.is_final, r.heard_before) for r in rows] == [
-        ("UNANSWERED", 0, 0),
-        ("SUCCEEDED", 1, 1),
-    ]
+    page = await outcomes.after(0, "one", SCHEMA)
+    assert page.outcomes == ["UNANSWERED", "SUCCEEDED"]
+    assert (page.is_final, page.heard_before) == ([0, 1], [0, 1])
 
 
 async def test_of_two_replicas_that_hear_the_same_event_one_learns_it(
@@ -72,14 +85,11 @@ async def test_of_two_replicas_that_hear_the_same_event_one_learns_it(
         *(side.take_in([s], (), str(n)) for n, s in enumerate(samples) for side in (one, two))
     )
     assert sum(new) == 20
-    for side, name in ((one, "one"), (two, "two")):
-        rows = await side.after(0, name)
-        assert [r.position for r in rows] == sorted(r.position for r in rows)
-        assert len(rows) == 20
-    learned = [
-        {r.decision_id for r in await side.after(0, name) if r.context is not None}
-        for side, name in ((one, "one"), (two, "two"))
-    ]
+    pages = [await one.after(0, "one", SCHEMA), await two.after(0, "two", SCHEMA)]
+    for page in pages:
+        assert page.positions == sorted(page.positions)
+        assert len(page.positions) == 20
+    learned = [set(page.only(page.contexts).decision_ids) for page in pages]
     assert not learned[0] & learned[1]
     assert len(learned[0] | learned[1]) == 20
     await other_store.close()
@@ -151,7 +161,7 @@ async def test_only_what_is_old_and_contained_in_a_snapshot_is_dropped_and_never
     await outcomes.take_in(samples, (), "1")
     before = samples[4].decided_at
     assert await outcomes.forget(before, position=3) == 3
-    assert [r.position for r in await outcomes.after(0, "one")] == [4, 5, 6]
+    assert (await outcomes.after(0, "one", SCHEMA)).positions == [4, 5, 6]
     # Payments tell their whole log again, when they lost a cursor.
     assert await outcomes.take_in(samples, (), "2") == 0
     assert await outcomes.forget(before, position=6) == 1
@@ -185,18 +195,29 @@ async def test_a_file_of_the_first_release_keeps_what_it_logged_and_counts_none_
     store = await SqliteStore.open(path, MIGRATIONS)
     outcomes = SqliteOutcomes(store, "one")
     assert await outcomes.take_in([SAMPLE], (), "1") == 0
-    (row,) = await outcomes.after(0, "one")
-    assert (row.position, row.schema, row.is_final) == (7, "charge-1", 1)
+    page = await outcomes.after(0, "one", SCHEMA)
+    assert (page.positions, page.is_final, page.contexts) == ([7], [1], [None])
     await store.close()
 
 
-async def test_pages_follow_each_other_without_gap(
-    outcomes: SqliteOutcomes,
+async def test_contexts_are_read_only_of_rows_that_can_teach_the_asking(
+    store: SqliteStore, outcomes: SqliteOutcomes
 ) -> None:
+    older = replace(SAMPLE, attempt_index=1, context=Context("small-0", (1.0,)))
+    await outcomes.take_in([SAMPLE, older], (), "1")
+    await SqliteOutcomes(store, "two").take_in([replace(SAMPLE, attempt_index=2)], (), "1")
+    page = await outcomes.after(0, "one", SCHEMA)
+    assert [context is not None for context in page.contexts] == [True, False, False]
+
+
+async def test_pages_follow_each_other_without_gap_however_many_rows_are_fetched_at_once(
+    outcomes: SqliteOutcomes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("smartpay_router.adapters.sqlite_outcomes.ROWS_PER_FETCH", 2)
     samples = [replace(SAMPLE, decision_id=f"dec_d1{n:024d}") for n in range(8)]
     await outcomes.take_in(samples, (), "1")
-    position, seen = 0, []
-    while rows := await outcomes.after(position, "one", 3):
-        seen += [row.decision_id for row in rows]
-        position = rows[-1].position
+    position, seen = 0, list[str]()
+    while (page := await outcomes.after(position, "one", SCHEMA, 3)).positions:
+        seen += page.decision_ids
+        position = page.positions[-1]
     assert seen == [sample.decision_id for sample in samples]

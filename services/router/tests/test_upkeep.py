@@ -74,9 +74,11 @@ async def test_old_outcomes_go_once_a_snapshot_contains_them(place: Place, sampl
     await place.outcomes.take_in([sample, young], (), "1")
     place.now = START + RHYTHM.retention_seconds + 1
     await upkeep.sweep()
-    assert len(await place.outcomes.after(0, OWNER)) == 2, "no snapshot holds them yet"
+    assert len((await place.outcomes.after(0, OWNER, "")).positions) == 2, (
+        "no snapshot holds them yet"
+    )
     await (await place.upkeep()).sweep()
-    assert [r.decided_at for r in await place.outcomes.after(0, OWNER)] == [START + 500]
+    assert (await place.outcomes.after(0, OWNER, "")).decided_at == [START + 500]
     # What was dropped is still known: the next life goes on from the snapshot.
     again = await place.replica.join()
     assert again.learner.totals().outcomes == 2
@@ -125,4 +127,4 @@ async def test_a_learner_without_sums_only_gives_up_what_never_came(
     place.now = START + 90_000
     await upkeep.sweep()
     assert mind.learning.counts.missing == 1
-    assert len(await place.outcomes.after(0, OWNER)) == 1
+    assert len((await place.outcomes.after(0, OWNER, "")).positions) == 1

@@ -17,7 +17,7 @@ from smartpay_router.domain.learner import Arm
 from smartpay_router.domain.learning import (
     PAGE_ROWS,
     WAITING_MAX,
-    LoggedOutcome,
+    LoggedOutcomes,
     OpenDecision,
 )
 from smartpay_router.domain.outcome import Outcome, Sample
@@ -25,6 +25,10 @@ from smartpay_router.domain.replicas import BASE
 
 SWEPT_PER_WRITE = 1_000
 """Open decisions or old outcomes that go in one unit of work, so that no call waits behind it."""
+
+
+ROWS_PER_FETCH = 256
+"""Rows that exist as such at once: with 700 or more the garbage collector would look at them."""
 
 
 class SqliteOutcomes:
@@ -101,21 +105,25 @@ class SqliteOutcomes:
         return await self._store.read(query)
 
     async def after(
-        self, position: int, owner: str, rows_max: int = PAGE_ROWS
-    ) -> Sequence[LoggedOutcome]:
-        """Reads the next page of the log, oldest first; contexts only of the owner's rows."""
+        self, position: int, owner: str, schema: str, rows_max: int = PAGE_ROWS
+    ) -> LoggedOutcomes:
+        """Reads the next page of the log; contexts only of the owner's rows, of that schema."""
 
-        def query(db: sqlite3.Connection) -> list[LoggedOutcome]:
+        def query(db: sqlite3.Connection) -> LoggedOutcomes:
             cursor = db.cursor()
             cursor.row_factory = None
             cursor.execute(
                 "SELECT position, decision_id, is_final, processor_account_id, processor,"
-                " livemode, outcome, several_rails, heard_before, decided_at, at, context_schema,"
-                " CASE WHEN owner = ? THEN context END"
+                " livemode, outcome, several_rails, heard_before, decided_at, at,"
+                " CASE WHEN owner = ? AND context_schema = ? THEN context END"
                 " FROM outcome_log WHERE position > ? ORDER BY position LIMIT ?",
-                (owner, position, rows_max),
+                (owner, schema, position, rows_max),
             )
-            return [LoggedOutcome._make(row) for row in cursor]
+            columns: list[list[Any]] = [[] for _ in LoggedOutcomes._fields]
+            while rows := cursor.fetchmany(ROWS_PER_FETCH):
+                for column, values in zip(columns, zip(*rows, strict=True), strict=True):
+                    column += values
+            return LoggedOutcomes(*columns)
 
         return await self._store.read(query)
 

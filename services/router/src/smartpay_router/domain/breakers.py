@@ -11,11 +11,12 @@ merchant's bad payers must not close the processor to everybody else.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any
 
+from smartpay_router.domain.breaker_line import Line, brought
 from smartpay_router.domain.sightings import Sighting, Sightings, Tally
 
 
@@ -41,6 +42,7 @@ class Verdict(StrEnum):
     LEARN = "learn"
     HOLD = "hold"
     DISCARD = "discard"
+    UNJUDGED = "unjudged"
 
 
 TECHNICAL = "technical"
@@ -121,60 +123,6 @@ class Standing:
         return (1 + self.succeeded) / (2 + self.succeeded + self.failed)
 
 
-@dataclass(slots=True)
-class Line:
-    """One account's or processor's sums; a processor's rate is the start of its new accounts'.
-
-    Attributes:
-        rate: healthy success.
-        weight: how many outcomes the rate stands for.
-        rate_at_zero: the rate when the sums last were 0, which an outage falls back to.
-        outcomes: how many outcomes were judged.
-        technical: sum in nats, never below 0.
-        declines: sum in nats, never below 0.
-        channel: the channel that opened it; empty while closed.
-        changed_at: when it last opened or closed.
-        proof: straight successes of probes, less what failures took back.
-        succeeded: probes that succeeded since it opened.
-        failed: probes that failed since it opened.
-        technical_of: what each account brought to `technical`; of a processor only.
-        declines_of: what each account brought to `declines`; of a processor only.
-        reset_at: the processor's last change that this account has followed.
-        tally: what this replica itself counted.
-    """
-
-    rate: float
-    weight: float
-    rate_at_zero: float
-    outcomes: int = 0
-    technical: float = 0.0
-    declines: float = 0.0
-    channel: str = ""
-    changed_at: float = 0.0
-    proof: float = 0.0
-    succeeded: int = 0
-    failed: int = 0
-    technical_of: dict[str, float] = field(default_factory=dict)
-    declines_of: dict[str, float] = field(default_factory=dict)
-    reset_at: float = 0.0
-    tally: Tally = field(default_factory=Tally)
-
-    def quiet(self) -> bool:
-        """Tells whether no evidence of an outage is standing."""
-        return self.technical == 0 and self.declines == 0
-
-    def untroubled(self) -> bool:
-        """Tells whether it is closed, and quiet."""
-        return self.technical == 0.0 == self.declines and not self.channel
-
-    def calm(self) -> None:
-        """Drops all evidence of an outage."""
-        self.technical = self.declines = self.proof = 0.0
-        self.succeeded = self.failed = 0
-        self.technical_of.clear()
-        self.declines_of.clear()
-
-
 class Breakers:
     """All breakers of one replica; an account's counts as open when its processor's is."""
 
@@ -193,70 +141,74 @@ class Breakers:
         self._revision = 0
         self._seen: dict[str, Sightings] = {}
 
-    def judge(self, account: str, model: str, kind: Kind, decided_at: float, at: float) -> Verdict:
+    def judge(
+        self, account: str, model: str, kind: Kind | None, decided_at: float, at: float
+    ) -> Verdict:
         """Takes an outcome in and says what the learner may make of it.
 
         HOLD while an outage is suspected; DISCARD in one, and for outcomes of decisions from
-        before the breaker last opened or closed; LEARN when there is no suspicion, or no more.
+        before the breaker last opened or closed; LEARN when there is no suspicion, or no more;
+        UNJUDGED without a kind.
 
         Args:
             account: the account tried.
             model: its processor; the account's own name when it shares with nobody.
-            kind: how the try ended.
+            kind: how the try ended; None when that says nothing of the account's health.
             decided_at: when the decision fell, in seconds.
             at: the present, in seconds.
         """
-        line, pool = self._lines(account, model)
-        if pool is not None and line.reset_at != pool.changed_at:
-            line.calm()
-            line.reset_at = pool.changed_at
-        if decided_at < line.changed_at or (pool is not None and decided_at < pool.changed_at):
-            return Verdict.DISCARD
-        tally = line.tally
-        if at - tally.touched_at > self._tuning.fresh_seconds:
-            tally = line.tally = Tally(started=at)
-        tally.touched_at = at
-        success = kind is Kind.SUCCESS
-        if success and line.untroubled() and (pool is None or pool.untroubled()):
-            # Nearly every outcome: a replay of the log lives on this being short.
-            tally.technical += self._technical_down
-            tally.declines += self._declines_down
+        return next(self.judge_many(((account, model),), (kind,), (decided_at,), (at,)))
+
+    def judge_many(
+        self,
+        arms: Iterable[tuple[str, str]],
+        kinds: Iterable[Kind | None],
+        decided_at: Iterable[float],
+        at: Iterable[float],
+    ) -> Iterator[Verdict]:
+        """Judges outcomes in their order, each when its verdict is asked for, as `judge` does.
+
+        What one verdict leads to may so be done before the next. One loop, as a third of what a
+        replay of the log takes is spent here.
+
+        Args:
+            arms: accounts and their models.
+            kinds: how the tries ended.
+            decided_at: when the decisions fell, in seconds.
+            at: when the outcomes came, in seconds.
+        """
+        tuning, steps_of_success = self._tuning, (self._technical_down, self._declines_down)
+        success, learn = Kind.SUCCESS, Verdict.LEARN
+        for arm, kind, decided, now in zip(arms, kinds, decided_at, at, strict=True):
+            if kind is None:
+                yield Verdict.UNJUDGED
+                continue
+            line, pool = self._lines(arm)
+            if decided < line.changed_at or (pool is not None and decided < pool.changed_at):
+                yield Verdict.DISCARD
+                continue
+            tally = line.tally
+            if now - tally.touched_at > tuning.fresh_seconds:
+                tally = line.tally = Tally(started=now)
+            tally.touched_at = now
+            technical, declines = steps_of_success if kind is success else self._steps(line, kind)
+            if line.channel or (pool is not None and pool.channel):
+                self._probe(line, pool, technical, declines, now)
+                yield Verdict.DISCARD
+                continue
+            tally.technical += technical
+            tally.declines += declines
             tally.outcomes += 1
-            tally.successes += 1
-            line.outcomes += 1
-            self._learn_rate(line, 1, 1)
-            if pool is not None:
-                self._learn_rate(pool, 1, 1)
-            return Verdict.LEARN
-        technical, declines = self._steps(line, kind)
-        if line.channel or (pool is not None and pool.channel):
-            step = 0.0
-            for each in (line, pool):
-                if each is not None and each.channel:
-                    step = self._probe_step(each, technical, declines)
-                    self._prove(each, step, int(step > 0), int(step <= 0), at)
-            tally.proof += step
-            tally.succeeded += step > 0
-            tally.failed += step <= 0
-            return Verdict.DISCARD
-        tally.technical += technical
-        tally.declines += declines
-        tally.outcomes += 1
-        tally.successes += success
-        self._add(line, pool, account, technical, declines, int(success), 1, at)
-        if line.channel or (pool is not None and pool.channel):
-            return Verdict.DISCARD
-        # What can't open yet is no suspicion: a new account's failures are what there is to learn.
-        known = line.outcomes >= self._tuning.known_outcomes
-        suspicion = max(
-            line.technical / self._tuning.technical_trip,
-            line.declines / self._tuning.trip if known else 0.0,
-        )
-        return Verdict.HOLD if suspicion > self._tuning.hold_from else Verdict.LEARN
+            tally.successes += kind is success
+            self._add(line, pool, arm[0], technical, declines, int(kind is success), 1, now)
+            if line.channel or (pool is not None and pool.channel):
+                yield Verdict.DISCARD
+            else:
+                yield learn if line.quiet() else self._suspected(line)
 
     def standing(self, account: str, model: str) -> Standing:
         """Says how an account stands; of account and processor the open one speaks."""
-        line = self._accounts.get((model, account), _UNSEEN)
+        line = self._accounts.get((account, model), _UNSEEN)
         pool = self._models.get(model)
         if pool is not None and pool.channel and not line.channel:
             line = pool
@@ -281,9 +233,7 @@ class Breakers:
 
     def standings(self) -> Mapping[tuple[str, str], Standing]:
         """Says how every known account stands, by account and model."""
-        return {
-            (account, model): self.standing(account, model) for model, account in self._accounts
-        }
+        return {arm: self.standing(*arm) for arm in self._accounts}
 
     def closes_all_of(self, model: str) -> bool:
         """Tells whether a processor's own breaker is open, and so all its accounts' are."""
@@ -292,7 +242,7 @@ class Breakers:
 
     def changed_at(self, account: str, model: str) -> float:
         """Says when the account's or its processor's breaker last opened or closed."""
-        line = self._accounts.get((model, account), _UNSEEN)
+        line = self._accounts.get((account, model), _UNSEEN)
         return max(line.changed_at, self._models.get(model, _UNSEEN).changed_at)
 
     def share(self, at: float) -> Sightings:
@@ -301,7 +251,7 @@ class Breakers:
         since = at - self._tuning.fresh_seconds
         lines = [
             Sighting(model, account, line.channel, line.changed_at, replace(line.tally))
-            for (model, account), line in self._accounts.items()
+            for (account, model), line in self._accounts.items()
             if line.channel or line.tally.touched_at >= since or line.changed_at >= since
         ]
         lines += [
@@ -338,7 +288,7 @@ class Breakers:
     def state(self) -> dict[str, Any]:
         """Answers everything that judging depends on, as JSON can hold it."""
         return {
-            "accounts": [[*key, asdict(line)] for key, line in self._accounts.items()],
+            "accounts": [[m, a, asdict(line)] for (a, m), line in self._accounts.items()],
             "models": [[key, asdict(line)] for key, line in self._models.items()],
         }
 
@@ -349,8 +299,8 @@ class Breakers:
             ValueError: when it is no such state; nothing was changed then.
         """
         try:
-            accounts = {(m, a): _line(values) for m, a, values in state["accounts"]}
-            models = {m: _line(values) for m, values in state["models"]}
+            accounts = {(a, m): Line.of(values) for m, a, values in state["accounts"]}
+            models = {m: Line.of(values) for m, values in state["models"]}
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError("this is no state of breakers") from error
         self._accounts, self._models = accounts, models
@@ -360,19 +310,16 @@ class Breakers:
         if not seen.changed_at:
             return
         if seen.account:
-            line, _ = self._lines(seen.account, seen.model)
+            line, _ = self._lines((seen.account, seen.model))
         else:
             line = self._models.setdefault(seen.model, self._new_line(None))
         if seen.changed_at > line.changed_at and bool(seen.channel) != bool(line.channel):
-            self._change(line, seen.channel, seen.changed_at)
+            line.change(seen.channel, seen.changed_at)
 
     def _count(self, seen: Sighting, last: Tally) -> None:
         """Takes in what another replica counted since its last row."""
         now = seen.tally
-        line, pool = self._lines(seen.account, seen.model)
-        if pool is not None and line.reset_at != pool.changed_at:
-            line.calm()
-            line.reset_at = pool.changed_at
+        line, pool = self._lines((seen.account, seen.model))
         if line.channel or (pool is not None and pool.channel):
             probes = now.succeeded - last.succeeded, now.failed - last.failed
             for each in (line, pool):
@@ -390,15 +337,20 @@ class Breakers:
                 now.touched_at,
             )
 
-    def _lines(self, account: str, model: str) -> tuple[Line, Line | None]:
+    def _lines(self, arm: tuple[str, str]) -> tuple[Line, Line | None]:
+        """Answers an account's line, which follows its processor's changes, and the processor's."""
+        account, model = arm
         pool = None
         if model != account:
             pool = self._models.get(model)
             if pool is None:
                 pool = self._models[model] = self._new_line(None)
-        line = self._accounts.get((model, account))
+        line = self._accounts.get(arm)
         if line is None:
-            line = self._accounts[model, account] = self._new_line(pool)
+            line = self._accounts[account, model] = self._new_line(pool)
+        if pool is not None and line.reset_at != pool.changed_at:
+            line.calm()
+            line.reset_at = pool.changed_at
         return line, pool
 
     def _new_line(self, pool: Line | None) -> Line:
@@ -428,48 +380,38 @@ class Breakers:
         outcomes: int,
         at: float,
     ) -> None:
-        """Adds evidence to an account and its processor, both closed, and opens what must open."""
+        """Adds evidence to an account and its processor, both closed, and opens what must open.
+
+        Most outcomes are successes where nothing is suspected: the replay of a log lives on that
+        being short.
+        """
         tuning = self._tuning
         was_known = line.outcomes >= tuning.known_outcomes
         line.outcomes += outcomes
-        known = line.outcomes >= tuning.known_outcomes
-        line.technical = max(0.0, line.technical + technical)
-        line.declines = max(0.0, line.declines + declines) if was_known or not known else 0.0
-        self._learn_rate(line, successes, outcomes)
-        self._trip(line, at, known=was_known)
-        if pool is not None:
-            share = tuning.account_share
-            pool.technical = _brought(
-                pool.technical,
-                pool.technical_of,
-                account,
-                technical,
-                share * tuning.technical_trip,
-            )
-            pool.declines = _brought(
-                pool.declines, pool.declines_of, account, declines, share * tuning.trip
-            )
-            self._learn_rate(pool, successes, outcomes)
-            self._trip(pool, at, known=True)
-
-    def _learn_rate(self, line: Line, successes: int, outcomes: int) -> None:
-        line.rate = (line.rate * line.weight + successes) / (line.weight + outcomes)
-        line.weight = min(self._tuning.memory_outcomes, line.weight + outcomes)
-        if line.quiet():
-            line.rate_at_zero = line.rate
-
-    def _trip(self, line: Line, at: float, *, known: bool) -> None:
-        if line.technical >= self._tuning.technical_trip:
-            self._change(line, TECHNICAL, at)
-        elif known and line.declines >= self._tuning.trip:
-            self._change(line, DECLINES, at)
-
-    def _change(self, line: Line, channel: str, at: float) -> None:
-        """Opens by a channel, or closes by an empty one; health is what it was before."""
-        line.calm()
-        line.rate = line.rate_at_zero
-        line.channel = channel
-        line.changed_at = at
+        if technical > 0 or line.technical:
+            line.technical = max(0.0, line.technical + technical)
+        if declines > 0 or line.declines:
+            known = line.outcomes >= tuning.known_outcomes
+            line.declines = max(0.0, line.declines + declines) if was_known or not known else 0.0
+        line.learn(successes, outcomes, tuning.memory_outcomes)
+        if line.technical >= tuning.technical_trip:
+            line.change(TECHNICAL, at)
+        elif was_known and line.declines >= tuning.trip:
+            line.change(DECLINES, at)
+        if pool is None:
+            return
+        share = tuning.account_share
+        if technical > 0 or pool.technical:
+            cap = share * tuning.technical_trip
+            pool.technical = brought(pool.technical, pool.technical_of, account, technical, cap)
+        if declines > 0 or pool.declines:
+            cap = share * tuning.trip
+            pool.declines = brought(pool.declines, pool.declines_of, account, declines, cap)
+        pool.learn(successes, outcomes, tuning.memory_outcomes)
+        if pool.technical >= tuning.technical_trip:
+            pool.change(TECHNICAL, at)
+        elif pool.declines >= tuning.trip:
+            pool.change(DECLINES, at)
 
     def _probe_step(self, line: Line, technical: float, declines: float) -> float:
         """Weighs a probe in the channel that opened; a decline is an answer to a technical one."""
@@ -477,29 +419,41 @@ class Breakers:
             return technical / self._technical_down
         return declines / self._declines_down
 
+    def _probe(
+        self, line: Line, pool: Line | None, technical: float, declines: float, at: float
+    ) -> None:
+        """Takes an outcome of an open account or processor as proof of its health, or against it.
+
+        The last one's step is told to the other replicas.
+        """
+        step = 0.0
+        for each in (line, pool):
+            if each is not None and each.channel:
+                step = self._probe_step(each, technical, declines)
+                self._prove(each, step, int(step > 0), int(step <= 0), at)
+        tally = line.tally
+        tally.proof += step
+        tally.succeeded += step > 0
+        tally.failed += step <= 0
+
     def _prove(self, line: Line, step: float, succeeded: int, failed: int, at: float) -> None:
         line.proof = max(0.0, line.proof + step)
         line.succeeded += succeeded
         line.failed += failed
         if line.proof >= self._tuning.closing_probes:
-            self._change(line, "", at)
+            line.change("", at)
 
+    def _suspected(self, line: Line) -> Verdict:
+        """Says what to do with an outcome while there is evidence of an outage.
 
-def _brought(
-    total: float, shares: dict[str, float], account: str, step: float, cap: float
-) -> float:
-    """Adds one account's step to a sum of capped shares; at 0 all shares begin anew."""
-    before = shares.get(account, 0.0)
-    shares[account] = before + step
-    total += min(cap, before + step) - min(cap, before)
-    if total > 0:
-        return total
-    shares.clear()
-    return 0.0
-
-
-def _line(values: Mapping[str, Any]) -> Line:
-    return Line(**{**values, "tally": Tally(**values["tally"])})
+        What can't open yet is no suspicion: a new account's failures are what there is to learn.
+        """
+        known = line.outcomes >= self._tuning.known_outcomes
+        suspicion = max(
+            line.technical / self._tuning.technical_trip,
+            line.declines / self._tuning.trip if known else 0.0,
+        )
+        return Verdict.HOLD if suspicion > self._tuning.hold_from else Verdict.LEARN
 
 
 _UNSEEN = Line(rate=0.0, weight=0.0, rate_at_zero=0.0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -50,3 +52,30 @@ class Budgets:
         Below 0 it is what the choice may cost.
         """
         self._tokens[key] = min(self._tuning.cap, self.tokens(key) + gain)
+
+
+def leads_over(
+    success: Sequence[float],
+    left: Sequence[float],
+    spread: Sequence[float],
+    base: int,
+    caution: float,
+) -> list[float]:
+    """Says by how much each account is sure to be better than the baseline, which is 0.
+
+    In shares of the amount; below 0 it is by how much it may be worse.
+
+    Args:
+        success: what each account is expected to achieve, 0 to 1.
+        left: what is left of the amount after each account's costs, as a share.
+        spread: standard errors of the success.
+        base: the place of the baseline.
+        caution: how many standard errors are taken off.
+    """
+    bar, doubt = success[base] * left[base], spread[base] * left[base]
+    leads = [
+        mean * share - bar - caution * math.hypot(error * share, doubt)
+        for mean, share, error in zip(success, left, spread, strict=True)
+    ]
+    leads[base] = 0.0
+    return leads

@@ -6,7 +6,7 @@ only grows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import KeysView, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,11 @@ class HeldBack:
 
     def __contains__(self, arm: Arm) -> bool:
         return arm in self._waiting
+
+    @property
+    def arms(self) -> KeysView[Arm]:
+        """The accounts of which something waits; a view that follows what is held and let go."""
+        return self._waiting.keys()
 
     def hold(self, arm: Arm, outcomes: Sequence[Held]) -> list[Held]:
         """Lets outcomes wait; answers the oldest when there are too many."""

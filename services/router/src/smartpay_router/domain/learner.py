@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -15,8 +14,7 @@ VARIANCE_FLOOR = 0.02 * 0.98
 beyond 0 and 1; cards' best accounts fail about one payment in fifty."""
 
 
-@dataclass(frozen=True)
-class Arm:
+class Arm(NamedTuple):
     """One account to choose, and the model whose outcomes it shares.
 
     Attributes:

@@ -6,10 +6,10 @@ How outcomes fade, and why sums of several replicas add up, is told in `totals`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from smartpay_router.domain.learner import Arm
 from smartpay_router.domain.schema import Values
@@ -125,11 +125,11 @@ class Memory:
         """Adds outcomes, at least one, with the sums of adding them one by one."""
         weights = np.exp((at - self.landmark) / self._seconds)
         outcomes = np.column_stack((vectors, rewards)) * weights[:, None]
-        for name, chosen in _grouped([arm.model for arm in arms]):
+        for name, chosen in _grouped([arm.model for arm in arms]).items():
             model = self.model(name)
             model.own += vectors[chosen].T @ outcomes[chosen]
             model.own_outcomes += len(chosen)
-        for name, chosen in _grouped([arm.account for arm in arms]):
+        for name, chosen in _grouped([arm.account for arm in arms]).items():
             account = self.account(name)
             account.own += outcomes[chosen].sum(axis=0)
             account.own_outcomes += len(chosen)
@@ -236,9 +236,9 @@ def _copied(sums: Mapping[str, Known]) -> dict[str, Sum]:
     }
 
 
-def _grouped(names: Sequence[str]) -> Iterator[tuple[str, NDArray[np.intp]]]:
+def _grouped(names: Iterable[str]) -> Mapping[str, Sequence[int]]:
     """Answers each name with the places at which it stands."""
-    unique, places = np.unique(np.array(names), return_inverse=True)
-    order = np.argsort(places, kind="stable")
-    ends = np.cumsum(np.bincount(places))
-    yield from zip(unique.tolist(), np.split(order, ends[:-1]), strict=True)
+    places: defaultdict[str, list[int]] = defaultdict(list)
+    for place, name in enumerate(names):
+        places[name].append(place)
+    return places

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smartpay_router.domain.breakers import Breakers, Kind, Standing, State, Verdict
-from smartpay_router.domain.exploration import Budgets
+from smartpay_router.domain.exploration import Budgets, leads_over
 from smartpay_router.domain.held_back import Held, HeldBack
 from smartpay_router.domain.learner import Arm, Estimates, Learner
 
@@ -221,7 +221,7 @@ class Steering:
         leads = prices = [0.0] * len(options)
         if base is not None:
             bar = success[base] * left[base]
-            leads = _leads(success, left, estimates.spread.tolist(), base, self._tuning.caution)
+            leads = leads_over(success, left, estimates.spread.tolist(), base, self._tuning.caution)
             prices = [
                 # Proven ones pay in; what is suspected, or open, may cost all there is.
                 lead
@@ -315,9 +315,7 @@ class Steering:
         """
         if reward is not None and not 0 <= reward <= 1:
             raise ValueError("a reward lies within 0 to 1")
-        verdict = None
-        if kind is not None:
-            verdict = self._breakers.judge(arm.account, arm.model, kind, decided_at, at)
+        verdict = self._breakers.judge(arm.account, arm.model, kind, decided_at, at)
         for ripe_arm, ripe in self._sift(arm, values, verdict, reward, decided_at, pulled=pulled):
             self._learner.learn(ripe_arm, ripe.values, ripe.reward, ripe.decided_at)
 
@@ -345,32 +343,29 @@ class Steering:
         Raises:
             ValueError: when a reward is not within 0 to 1; nothing was taken in then.
         """
-        if not all(reward is None or 0 <= reward <= 1 for reward in rewards):
+        if not all(reward is None or 0 <= reward <= 1 for reward in set(rewards)):
             raise ValueError("a reward lies within 0 to 1")
-        judge, held = self._breakers.judge, self._held
         at_once: list[int] = []
         late: list[tuple[Arm, Held]] = []
-        rows = zip(arms, kinds, rewards, decided_at, at, strict=True)
-        for number, (arm, kind, reward, decided, now) in enumerate(rows):
-            verdict = None if kind is None else judge(arm.account, arm.model, kind, decided, now)
-            if arm not in held and verdict in _AT_ONCE:
+        waiting, unjudged, learn = self._held.arms, Verdict.UNJUDGED, Verdict.LEARN
+        verdicts = self._breakers.judge_many(arms, kinds, decided_at, at)
+        # Lazily: what a verdict leads to must be done before the next outcome is judged.
+        for n, (arm, reward, verdict) in enumerate(zip(arms, rewards, verdicts, strict=True)):
+            if (verdict is learn or verdict is unjudged) and arm not in waiting:
                 if reward is not None:
-                    at_once.append(number)
-                continue
-            late += self._sift(arm, matrix[number], verdict, reward, decided, pulled=False)
+                    at_once.append(n)
+            else:
+                late += self._sift(arm, matrix[n], verdict, reward, decided_at[n], pulled=False)
         if not isinstance(self._learner, BulkLearner):
             late += [(arms[n], Held(matrix[n], rewards[n] or 0.0, decided_at[n])) for n in at_once]
-            for arm, outcome in late:
-                self._learner.learn(arm, outcome.values, outcome.reward, outcome.decided_at)
+            for arm, held in late:
+                self._learner.learn(arm, held.values, held.reward, held.decided_at)
             return
-        held_back = [outcome for _, outcome in late]
         self._learner.learn_many(
-            [arms[number] for number in at_once] + [arm for arm, _ in late],
-            np.concatenate(
-                (matrix[at_once], *([[h.values for h in held_back]] if held_back else ()))
-            ),
-            np.array([rewards[n] for n in at_once] + [h.reward for h in held_back], np.float64),
-            np.array([decided_at[n] for n in at_once] + [h.decided_at for h in held_back]),
+            [arms[n] for n in at_once] + [arm for arm, _ in late],
+            np.vstack((matrix[at_once], *(held.values for _, held in late))),
+            np.array([rewards[n] for n in at_once] + [held.reward for _, held in late], np.float64),
+            np.array([decided_at[n] for n in at_once] + [held.decided_at for _, held in late]),
         )
 
     def state(self) -> bytes:
@@ -436,7 +431,7 @@ class Steering:
         self,
         arm: Arm,
         values: NDArray[np.float64],
-        verdict: Verdict | None,
+        verdict: Verdict,
         reward: float | None,
         decided_at: float,
         *,
@@ -444,7 +439,7 @@ class Steering:
     ) -> list[tuple[Arm, Held]]:
         """Holds or drops what the verdict says; answers what is ripe to be learned, oldest first.
 
-        Without a verdict the outcome says nothing of an outage, nor of the end of one.
+        What was not judged says nothing of an outage, nor of the end of one.
         """
         if verdict is Verdict.DISCARD:
             self._drop(arm)
@@ -456,7 +451,7 @@ class Steering:
             ripe = [Held(values, reward, decided_at, pulled)]
         if verdict is Verdict.HOLD:
             ripe = self._held.hold(arm, ripe)
-        elif verdict is not None and arm in self._held:
+        elif verdict is not Verdict.UNJUDGED and arm in self._held:
             # What was held back when another replica opened the breaker is an outage's as well.
             since = self._breakers.changed_at(arm.account, arm.model)
             waiting = self._held.let_go(arm)
@@ -475,29 +470,6 @@ class Steering:
         every = self._held.of(arm.model) if self._breakers.closes_all_of(arm.model) else [arm]
         for each in every:
             self._release(each, self._held.let_go(each))
-
-
-def _leads(
-    success: Sequence[float],
-    left: Sequence[float],
-    spread: Sequence[float],
-    base: int,
-    caution: float,
-) -> list[float]:
-    """Says by how much each account is sure to be better than the baseline, which is 0.
-
-    In shares of the amount; below 0 it is by how much it may be worse.
-    """
-    bar, doubt = success[base] * left[base], spread[base] * left[base]
-    leads = [
-        mean * share - bar - caution * math.hypot(error * share, doubt)
-        for mean, share, error in zip(success, left, spread, strict=True)
-    ]
-    leads[base] = 0.0
-    return leads
-
-
-_AT_ONCE = (None, Verdict.LEARN)
 
 
 def _draw(chances: Sequence[float], dice: Dice) -> int:
