@@ -25,7 +25,7 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_only_the_store_must_be_named_by_the_router_itself() -> None:
     settings = RouterSettings.from_environment()
     assert isinstance(settings, RouterSettings)
-    assert (settings.policy, settings.epsilon) == ("linucb", 0.01)
+    assert (settings.policy, settings.epsilon) == ("linucb", 0.005)
     assert settings.decision_ttl == timedelta(minutes=15)
     assert settings.decision_retention == timedelta(days=30)
 
