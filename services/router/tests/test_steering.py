@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import math
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -29,6 +28,7 @@ class Told:
 
     def __init__(self, beliefs: Mapping[Option, tuple[float, float]]) -> None:
         self._beliefs = {option.arm: belief for option, belief in beliefs.items()}
+        self.outcomes = 10**18  # that each account had
         self.pulled: list[tuple[Arm, float]] = []
         self.learned: list[tuple[Arm, float, float]] = []
 
@@ -36,7 +36,7 @@ class Told:
         self, arms: Sequence[Arm], values: Sequence[float] | Values, at: float
     ) -> Estimates:
         means, widths = zip(*(self._beliefs.get(arm, (0.9, 0.0)) for arm in arms), strict=True)
-        return Estimates.of(np.array(means), np.array(widths), [1] * len(arms))
+        return Estimates.of(np.array(means), np.array(widths), [self.outcomes] * len(arms))
 
     def estimates_many(
         self, arms: Sequence[Arm], matrix: Sequence[Sequence[float]] | Values, at: float
@@ -300,6 +300,14 @@ def test_what_is_shown_to_be_better_needs_no_token_and_pays_in() -> None:
     assert 0 < road.budgets.tokens("mer") < 0.15
 
 
+def test_of_few_outcomes_a_lead_proves_less() -> None:
+    road = Road({A: (0.8, 0.15), B: (0.95, 0.15)}, NO_CHANCE)
+    why = []
+    for road.learner.outcomes in (0, 5, 50, 50_000):
+        why.append(road.rank(A, B, baseline="pac_a").why_first)
+    assert why == [Reason.BASELINE_KEPT] * 2 + [Reason.PROVEN] * 2
+
+
 def test_a_lead_that_doubt_about_the_baseline_could_explain_is_no_proof() -> None:
     road = Road({A: (0.8, 0.5), B: (0.95, 0.1)}, NO_CHANCE, BudgetTuning(rate=0.0, start=0))
     assert order(road.rank(A, B, baseline="pac_a", pull=True)) == ["a", "b"]
@@ -471,13 +479,14 @@ def test_a_replay_from_a_state_ends_where_living_through_it_ended(
     assert resumed.state() == lived.state()
     probe = np.array([1.0, 0.5])
     arms = [o.arm for o in (A, B, C)]
-    ours = halfway_learner.estimates(arms, probe, 200.0)
-    theirs = learner.estimates(arms, probe, 200.0)
+    # So late that both solve anew: in between, how alike payers seem may be a doubling behind.
+    ours = halfway_learner.estimates(arms, probe, 10_000.0)
+    theirs = learner.estimates(arms, probe, 10_000.0)
     np.testing.assert_allclose(ours.success, theirs.success, rtol=0, atol=1e-9)
 
 
 def fresh() -> tuple[Steering, LinUcb]:
-    learner = LinUcb(SCHEMA, Tuning(memory_seconds=math.inf))
+    learner = LinUcb(SCHEMA, Tuning(memory_seconds=1_000.0))
     return Steering(learner, Breakers(), Budgets()), learner
 
 

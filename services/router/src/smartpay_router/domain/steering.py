@@ -31,6 +31,8 @@ class SteeringTuning:
         exploration: standard errors of optimism in the score; chosen by simulation.
         caution: standard errors by which an account must lead the baseline to count as better, and
             which price its choice before that.
+        proof_outcomes: outcomes of a charge's accounts together of which caution is 1.4 times as
+            large, and of fewer larger still: errors estimated from few outcomes are too small.
         epsilon: share of decisions whose first place is drawn evenly among healthy accounts. Every
             account then has a known chance, without which no log can judge another policy.
         spared_share: the part of epsilon that is left while a merchant's budget is in debt, and to
@@ -49,6 +51,7 @@ class SteeringTuning:
 
     exploration: float = 0.3
     caution: float = 1.5
+    proof_outcomes: int = 100
     epsilon: float = 0.005
     spared_share: float = 0.1
     probe_share: float = 0.01
@@ -221,7 +224,9 @@ class Steering:
         leads = prices = [0.0] * len(options)
         if base is not None:
             bar = success[base] * left[base]
-            leads = leads_over(success, left, estimates.spread.tolist(), base, self._tuning.caution)
+            known = sum(estimates.outcomes) or 0.5
+            caution = self._tuning.caution * math.sqrt(1 + self._tuning.proof_outcomes / known)
+            leads = leads_over(success, left, estimates.spread.tolist(), base, caution)
             prices = [
                 # Proven ones pay in; what is suspected, or open, may cost all there is.
                 lead
