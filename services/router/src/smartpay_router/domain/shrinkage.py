@@ -54,12 +54,10 @@ def shrinkage(told: Iterable[Values], ridges: Values, prior: float, doubt: float
         )
         surprise = sums[:, -1] - prior * sums[:, 0]
         along = (surprise[1:] - means * (surprise[0] / level)) / root
-        strengths, axes = np.linalg.eigh(squares)
-        strengths = np.maximum(strengths, 0.0)  # rounding
-        along = (axes.T @ along) ** 2
-        evidence += 0.5 * (
-            (along / (strengths + scales[:, None])).sum(axis=1) / noise
-            - np.log1p(strengths / scales[:, None]).sum(axis=1)
-        )
+        # Solved anew for each scale: slower than one eigendecomposition, which may not converge.
+        precisions = squares + scales[:, None, None] * np.eye(len(along))
+        fit = np.linalg.solve(precisions, along[:, None])[:, :, 0] @ along
+        volume = np.linalg.slogdet(precisions)[1] - len(along) * _LN_SCALES
+        evidence += 0.5 * (fit / noise - volume)
     weights = np.exp(evidence - evidence.max())
     return float(np.exp(weights @ _LN_SCALES / weights.sum()))
