@@ -4,8 +4,8 @@ Payments go to the replicas in turn. Each learns from its own outcomes at once a
 payments, from what all others have learned by then; one learner that hears everything at once is
 the measure. The world is `static`: nothing but the learning itself can differ.
 
-As in the service a replica also exchanges before that time when its news outweigh what it knows.
-What the clock alone would lose is told beside it.
+In the service a replica also exchanges before that time when its news outweigh what it knows; what
+that loses is told beside it.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def figures(*, quick: bool = False) -> dict[str, float]:
     one = regrets("one learner", lambda seed: Steered(world, seed, breakers=False, budget=False))
     told = {"sync_single_regret": float(np.mean(one))}
     for every, by_news in itertools.product(EXCHANGES, (True, False)):
-        name = f"sync_penalty_{every}" if by_news else f"sync_penalty_{every}_by_clock"
+        name = f"sync_penalty_{every}_as_served" if by_news else f"sync_penalty_{every}"
         fleets = {seed: Replicas(world, seed, every, by_news=by_news) for seed in seeds}
         many = regrets(name, fleets.__getitem__)
         told[name] = float(np.mean(many) / np.mean(one))

@@ -74,3 +74,11 @@ def test_outcomes_that_never_differ_or_hardly_weigh_answer_a_number() -> None:
         for weight in (1.0, 1e-300):
             scale = shrinkage([weight * told(rows, rewards)], RIDGES, PRIOR, 0.6)
             assert 1 / 16 <= scale <= 16
+
+
+@pytest.mark.parametrize("damage", [math.nan, math.inf])
+def test_sums_that_are_not_finite_are_refused_and_not_spread(damage: float) -> None:
+    sums = told(*seen(50, 0.0))
+    sums[2, 3] = damage
+    with pytest.raises(FloatingPointError, match="not finite"):
+        shrinkage([sums], RIDGES, PRIOR, 0.6)

@@ -34,6 +34,9 @@ def shrinkage(told: Iterable[Values], ridges: Values, prior: float, doubt: float
         ridges: of the schema, shape [d].
         prior: the success believed in before the first outcome.
         doubt: standard deviation of that belief in the logarithm of the scale; 0 answers 1.
+
+    Raises:
+        FloatingPointError: a sum is not finite; ridges made of it would poison every estimate.
     """
     if doubt == 0.0:
         return 1.0
@@ -41,6 +44,8 @@ def shrinkage(told: Iterable[Values], ridges: Values, prior: float, doubt: float
     evidence = -0.5 * (_LN_SCALES / doubt) ** 2
     root = np.sqrt(ridges[1:] / CHOOSING_SHARE)
     for sums in told:
+        if not np.isfinite(sums).all():
+            raise FloatingPointError("the sums of what was learned are not finite")
         weight = sums[0, 0]
         if weight <= 0.0:
             continue
