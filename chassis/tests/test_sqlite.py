@@ -208,6 +208,17 @@ async def test_many_openers_of_a_new_file_apply_each_migration_once(tmp_path: Pa
         await store.close()
 
 
+async def test_a_new_file_that_somebody_writes_to_is_waited_for(tmp_path: Path) -> None:
+    other = sqlite3.connect(tmp_path / "s.db", isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    opening = asyncio.create_task(SqliteStore.open(tmp_path / "s.db", SCHEMA))
+    await asyncio.wait([opening], timeout=0.05)
+    assert not opening.done()
+    other.execute("ROLLBACK")
+    await (await opening).close()
+    other.close()
+
+
 async def test_a_migration_that_does_not_end_is_refused(tmp_path: Path) -> None:
     with pytest.raises(sqlite3.Error):
         await SqliteStore.open(tmp_path / "s.db", [*SCHEMA, "INSERT INTO note VALUES ('open"])

@@ -11,6 +11,7 @@ import contextlib
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +24,7 @@ T = TypeVar("T")
 BATCH_MAX = 256  # units per commit; bounds how long the first unit of a batch waits
 QUEUE_MAX = 4096  # units waiting; beyond that a caller had better hear of it at once
 BUSY_TIMEOUT_SECONDS = 10.0  # another process (backup, a developer's shell) may hold the lock
+BUSY_PAUSE_SECONDS = 0.005
 CACHE_KIB = 32 * 1024  # per connection; with SQLite's own 2 MiB a busy commit reads pages again
 # 16 MiB of log: with SQLite's own 1000 pages one commit in twenty copies and syncs the log, while
 # a longer one makes that pause, and opening after a crash, longer than it saves.
@@ -87,7 +89,11 @@ class SqliteStore:
             timeout=BUSY_TIMEOUT_SECONDS,
         )
         connection.row_factory = sqlite3.Row
-        connection.execute("PRAGMA journal_mode=WAL")
+        try:
+            _write_ahead(connection)
+        except sqlite3.Error:
+            connection.close()
+            raise
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
         connection.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
@@ -214,6 +220,22 @@ class SqliteStore:
             self._writing.execute("ROLLBACK TO unit")
             unit.outcome = error
         self._writing.execute("RELEASE unit")
+
+
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """Turns WAL on, which SQLite refuses at once, without its busy timeout, while others write.
+
+    Only a new file is turned; who lost the race to turn it finds it done.
+    """
+    deadline = time.monotonic() + BUSY_TIMEOUT_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(BUSY_PAUSE_SECONDS)
 
 
 def _answer(units: Sequence[_Unit[Any]]) -> None:
