@@ -28,7 +28,7 @@ from smartpay_router.simulation.world import World, load
 
 REPLICAS = 16
 PAYMENTS = 12_000
-SEEDS = range(501, 511)
+SEEDS = range(601, 611)
 EXCHANGES = (100, 1_000)
 
 
