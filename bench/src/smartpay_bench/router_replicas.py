@@ -28,7 +28,7 @@ from smartpay_router.simulation.world import World, load
 
 REPLICAS = 16
 PAYMENTS = 12_000
-SEEDS = range(601, 611)
+SEEDS = range(601, 621)
 EXCHANGES = (100, 1_000)
 
 

@@ -551,6 +551,13 @@ def test_its_version_names_the_meaning_of_its_contexts_and_no_count() -> None:
     assert learner.outcomes == 200
 
 
+def test_ridges_in_whole_numbers_mean_the_same() -> None:
+    whole = replace(SCHEMA, ridges=(1, 20, 20, 40))
+    assert whole.key == SCHEMA.key
+    estimates = LinUcb(whole).estimates(ARMS, (1.0, 0.0, 0.0, 0.0), NOW)
+    assert same(estimates, LinUcb(SCHEMA).estimates(ARMS, (1.0, 0.0, 0.0, 0.0), NOW))
+
+
 def test_a_schema_is_known_by_everything_in_it() -> None:
     keys = {
         SCHEMA.key,

@@ -36,8 +36,7 @@ class Schema:
         name: for people, for instance "charge-2".
         features: names, unique; the first one is "intercept", whose value is always 1.
         ridges: how many outcomes each feature's prior weighs; all above 0. The more a feature is
-            believed to change nothing, the larger. A learner may
-            scale all but the first.
+            believed to change nothing, the larger. A learner may scale all but the first.
 
     Raises:
         ValueError: when the parts do not fit each other.
@@ -56,6 +55,8 @@ class Schema:
             raise ValueError("a schema needs one ridge per feature")
         if not all(0 < ridge < math.inf for ridge in self.ridges):
             raise ValueError("ridges must be finite and above 0")
+        # Whole numbers would give the same meaning another key.
+        object.__setattr__(self, "ridges", tuple(map(float, self.ridges)))
 
     @cached_property
     def key(self) -> str:
